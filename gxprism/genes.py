@@ -34,9 +34,11 @@ class Target:
     scale:str='none'  # what the values already are, one of `SCALES`
 
     def __post_init__(self):
-        if not _text(self.column): raise ValueError(f'target: column must be a non-empty text, found {self.column!r}')
+        if not _text(self.column):
+            raise ValueError(f'target: column must be a non-empty text, found {self.column!r}')
         if self.scale not in SCALES:
-            raise ValueError(f'target {self.column!r}: scale must be one of {", ".join(SCALES)}, found {self.scale!r}')
+            raise ValueError(f'target {self.column!r}: scale must be one of {", ".join(SCALES)}'
+                             f', found {self.scale!r}')
 
 # %% ../nbs/03_genes.ipynb #c009
 @dataclass(frozen=True)
@@ -47,21 +49,25 @@ class Feature:
     derived_from:tuple[str, ...]=()   # names of the tracks it was computed from
 
     def __post_init__(self):
-        if not _text(self.column): raise ValueError(f'feature: column must be a non-empty text, found {self.column!r}')
+        if not _text(self.column):
+            raise ValueError(f'feature: column must be a non-empty text, found {self.column!r}')
         if self.transform not in TRANSFORMS:
-            raise ValueError(f'feature {self.column!r}: transform must be one of {", ".join(TRANSFORMS)}, found {self.transform!r}')
+            raise ValueError(f'feature {self.column!r}: transform must be one of'
+                             f' {", ".join(TRANSFORMS)}, found {self.transform!r}')
         names = self.derived_from
         if isinstance(names, str) or not all(map(_text, names)):
-            raise ValueError(f'feature {self.column!r}: derived_from must be a list of track names, found {names!r}')
+            raise ValueError(f'feature {self.column!r}: derived_from must be a list of track names'
+                             f', found {names!r}')
         object.__setattr__(self, 'derived_from', tuple(names))
 
     def apply(
         self,
         x:np.ndarray, # the column's values; `(n,)`
     )->np.ndarray:    # transformed values; `(n,)`
-        "Transform the column; a negative under a logarithm raises a `ValueError` naming the feature."
+        "Transform the column; a negative under a logarithm is a `ValueError`."
         if self.transform in ('log1p', 'log10p1') and (x < 0).any():
-            raise ValueError(f'feature {self.column!r}: {self.transform} of a negative value ({x[x < 0].min():g})')
+            raise ValueError(f'feature {self.column!r}: '
+                             f'{self.transform} of a negative value ({x[x < 0].min():g})')
         return TRANSFORMS[self.transform](x)
 
 # %% ../nbs/03_genes.ipynb #c012
@@ -69,32 +75,40 @@ RESERVED = ('gene_id', 'symbol', 'chrom', 'tss', 'strand')   # columns every tab
 
 def _spec_faults(s)->list[str]:
     "List all that is wrong with the description of a gene table."
-    bad = [f'{key} must be a non-empty text, found {getattr(s, key)!r}' for key in ('file', 'id', 'chrom', 'tss', 'strand')
-           if not _text(getattr(s, key))]
-    if s.symbol is not None and not _text(s.symbol): bad.append(f'symbol must be a column or null, found {s.symbol!r}')
-    if type(s.tss_base) is not int or s.tss_base not in (0, 1): bad.append(f'tss_base must be 0 or 1, found {s.tss_base!r}')
-    if not all(isinstance(t, Target) for t in s.targets): bad.append('targets must be Target objects')
-    if not all(isinstance(f, Feature) for f in s.features): bad.append('features must be Feature objects')
-    if isinstance(s.folds, str) or not all(map(_text, s.folds)): bad.append(f'folds must be a list of columns, found {s.folds!r}')
+    bad = [f'{key} must be a non-empty text, found {getattr(s, key)!r}'
+           for key in ('file', 'id', 'chrom', 'tss', 'strand') if not _text(getattr(s, key))]
+    if s.symbol is not None and not _text(s.symbol):
+        bad.append(f'symbol must be a column or null, found {s.symbol!r}')
+    if type(s.tss_base) is not int or s.tss_base not in (0, 1):
+        bad.append(f'tss_base must be 0 or 1, found {s.tss_base!r}')
+    if not all(isinstance(t, Target) for t in s.targets):
+        bad.append('targets must be Target objects')
+    if not all(isinstance(f, Feature) for f in s.features):
+        bad.append('features must be Feature objects')
+    if isinstance(s.folds, str) or not all(map(_text, s.folds)):
+        bad.append(f'folds must be a list of columns, found {s.folds!r}')
     if bad: return bad
     if s.default_fold is not None and s.default_fold not in s.folds:
         bad.append(f'default_fold {s.default_fold!r} is none of the folds ({", ".join(s.folds)})')
     used = [t.column for t in s.targets] + [f.column for f in s.features] + list(s.folds)
-    bad += [f'column {c!r} is named {used.count(c)} times among targets, features and folds' for c in dict.fromkeys(used) if used.count(c) > 1]
-    bad += [f'column {c!r} cannot be a target, feature or fold: the name is taken' for c in dict.fromkeys(used) if c in RESERVED]
+    for c in dict.fromkeys(used):
+        if used.count(c) > 1:
+            bad.append(f'column {c!r} is named {used.count(c)} times'
+                       ' among targets, features and folds')
+        if c in RESERVED: bad.append(f'column {c!r} cannot be a target, feature or fold: taken')
     return bad
 
 # %% ../nbs/03_genes.ipynb #c013
 @dataclass(frozen=True)
 class GeneTableSpec:
-    "What a gene table's columns mean; fields that make no sense raise one `ValueError` naming them all."
-    file:str                          # gene table, relative to the data set's folder: .tsv, .txt or .csv, also .gz
+    "What a gene table's columns mean; one `ValueError` names all fields that make no sense."
+    file:str                          # gene table in the data set's folder: .tsv, .txt, .csv, .gz
     id:str                            # column of the unique gene identifier
     chrom:str                         # column of the chromosome
     tss:str                           # column of the TSS position
     strand:str                        # column of the strand, `+` or `-`
     symbol:str|None=None              # column of the gene's short name; None repeats the identifier
-    tss_base:int=0                    # number of a chromosome's first base in the tss column, 0 or 1
+    tss_base:int=0                    # what the tss column calls a chromosome's first base, 0 or 1
     targets:tuple[Target, ...]=()     # columns to predict
     features:tuple[Feature, ...]=()   # columns given to models
     folds:tuple[str, ...]=()          # columns with train, valid or test for each gene
@@ -102,7 +116,8 @@ class GeneTableSpec:
 
     def __post_init__(self):
         for key in ('targets', 'features', 'folds'):
-            if isinstance(getattr(self, key), list): object.__setattr__(self, key, tuple(getattr(self, key)))
+            if isinstance(getattr(self, key), list):
+                object.__setattr__(self, key, tuple(getattr(self, key)))
         if bad := _spec_faults(self): raise ValueError('genes: ' + '; '.join(bad))
 
     @classmethod
@@ -114,8 +129,10 @@ class GeneTableSpec:
         d = dict(check_keys(cls, d, 'genes'))
         for key, kind in (('targets', Target), ('features', Feature)):
             entries = d.get(key, [])
-            if not isinstance(entries, (list, tuple)): raise ValueError(f'genes: {key} must be a list, found {entries!r}')
-            d[key] = tuple(kind(**check_keys(kind, e, f'genes: {key}[{i}]')) for i, e in enumerate(entries))
+            if not isinstance(entries, (list, tuple)):
+                raise ValueError(f'genes: {key} must be a list, found {entries!r}')
+            d[key] = tuple(kind(**check_keys(kind, e, f'genes: {key}[{i}]'))
+                           for i, e in enumerate(entries))
         return cls(**d)
 
     def to_dict(self)->dict: # the `genes` entry of a dataset.json
@@ -125,17 +142,19 @@ class GeneTableSpec:
 # %% ../nbs/03_genes.ipynb #c018
 def _read_text(
     path:Path, # .tsv, .txt or .csv file, also .gz
-)->tuple[list[str], list[list[str]], list[int], list[str]]: # header, rows of text, line of each row, faults
+)->tuple: # header, rows of text, line of each row, faults: lists of str, list of str, int, str
     "Read a delimited text file as text, with the line number of every row."
     if not path.exists(): raise FileNotFoundError(f'no file {path}')
     raw = path.read_bytes()
     try: text = (gzip.decompress(raw) if raw[:2] == b'\x1f\x8b' else raw).decode('utf-8-sig')
-    except (UnicodeDecodeError, EOFError, OSError) as e: raise ValueError(f'{path.name}: cannot be read as text: {e}') from e
+    except (UnicodeDecodeError, EOFError, OSError) as e:
+        raise ValueError(f'{path.name}: cannot be read as text: {e}') from e
     comma = path.name.removesuffix('.gz').endswith('.csv')
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=',' if comma else '\t')
     header, rows, lines, bad = next(reader, None), [], [], []
     if not header: raise ValueError(f'{path.name}: expected a header line, found none')
-    bad += [f'line 1: column {c!r} stands {header.count(c)} times' for c in dict.fromkeys(header) if header.count(c) > 1]
+    bad += [f'line 1: column {c!r} stands {header.count(c)} times'
+            for c in dict.fromkeys(header) if header.count(c) > 1]
     for row in reader:
         if len(row) == len(header):
             rows.append(row)
@@ -144,10 +163,12 @@ def _read_text(
     return header, rows, lines, bad
 
 def _complain(name, bad, limit=20):
-    "Raise one error for all faults of a file: the first `limit`, and how many there are."
+    "Raise one error for all faults of a file, by line: the first `limit`, and how many there are."
     if not bad: return
+    bad = sorted(bad, key=lambda text: int(re.match(r'line (\d+)|', text)[1] or 0))
     more = f'\n  ... and {len(bad) - limit} more' if len(bad) > limit else ''
-    raise ValueError(f'{name}: {len(bad)} problem{"s" * (len(bad) > 1)}\n  ' + '\n  '.join(bad[:limit]) + more)
+    many = f'{len(bad)} problem' + 's' * (len(bad) > 1)
+    raise ValueError(f'{name}: {many}\n  ' + '\n  '.join(bad[:limit]) + more)
 
 # %% ../nbs/03_genes.ipynb #c020
 _BLANK = ('', 'nan', 'na', 'n/a', 'null', 'none')
@@ -163,12 +184,14 @@ def _numbers(
     values = np.full(len(texts), np.nan)
     for i, text in enumerate(texts):
         if text.strip().lower() in _BLANK:
-            if not blank: bad.append(f'line {lines[i]}: {column} is {text!r}, expected a finite number')
+            if not blank:
+                bad.append(f'line {lines[i]}: {column} is {text!r}, expected a finite number')
             continue
         try: values[i] = float(text)
         except ValueError: pass
         if not math.isfinite(values[i]):
-            bad.append(f'line {lines[i]}: {column} is {text!r}, expected a finite number' + ' or blank' * blank)
+            bad.append(f'line {lines[i]}: {column} is {text!r}'
+                       f', expected a finite number' + ' or blank' * blank)
     return values
 
 # %% ../nbs/03_genes.ipynb #c024
@@ -180,16 +203,21 @@ def _places(
 )->np.ndarray:                 # TSS positions; 0-based, int64 `(n,)`
     "Check identifiers, chromosomes, positions and strands, and count positions from 0."
     first, tss = {}, np.zeros(len(lines), dtype=np.int64)
-    for i, (id_, chrom, pos, strand) in enumerate(zip(*(cols[c] for c in (spec.id, spec.chrom, spec.tss, spec.strand)))):
+    four = (cols[c] for c in (spec.id, spec.chrom, spec.tss, spec.strand))
+    for i, (id_, chrom, pos, strand) in enumerate(zip(*four)):
         where = f'line {lines[i]}'
         if not id_.strip(): bad.append(f'{where}: {spec.id} is blank')
-        elif id_ in first: bad.append(f'{where}: {spec.id} {id_!r} stands already in line {first[id_]}')
+        elif id_ in first:
+            bad.append(f'{where}: {spec.id} {id_!r} stands already in line {first[id_]}')
         else: first[id_] = lines[i]
         if not chrom.strip(): bad.append(f'{where}: {spec.chrom} is blank')
-        if not re.fullmatch(r'[+-]?\d{1,15}', pos): bad.append(f'{where}: {spec.tss} is {pos!r}, expected a whole number')
-        elif int(pos) < spec.tss_base: bad.append(f'{where}: {spec.tss} is {pos}, expected at least {spec.tss_base}')
+        if not re.fullmatch(r'[+-]?\d{1,15}', pos):
+            bad.append(f'{where}: {spec.tss} is {pos!r}, expected a whole number')
+        elif int(pos) < spec.tss_base:
+            bad.append(f'{where}: {spec.tss} is {pos}, expected at least {spec.tss_base}')
         else: tss[i] = int(pos) - spec.tss_base
-        if strand not in ('+', '-'): bad.append(f"{where}: {spec.strand} is {strand!r}, expected '+' or '-'")
+        if strand not in ('+', '-'):
+            bad.append(f"{where}: {spec.strand} is {strand!r}, expected '+' or '-'")
     return tss
 
 # %% ../nbs/03_genes.ipynb #c026
@@ -198,19 +226,21 @@ PARTS = ('train', 'valid', 'test')
 def read_genes(
     path:str|Path,      # gene table; a tab separates columns, a comma in .csv; .gz is read too
     spec:GeneTableSpec, # what the columns mean
-)->pd.DataFrame:        # gene_id, symbol, chrom, tss (0-based), strand, then targets, features and folds
-    "Read and check a gene table; all faults together raise one `ValueError` with their line numbers."
+)->pd.DataFrame:        # gene_id, symbol, chrom, tss (0-based), strand, targets, features, folds
+    "Read and check a gene table; all faults raise one `ValueError` with their line numbers."
     path = Path(path)
     header, rows, lines, bad = _read_text(path)
     numeric = [(t.column, True) for t in spec.targets] + [(f.column, False) for f in spec.features]
     need = [spec.id, spec.chrom, spec.tss, spec.strand] + [spec.symbol] * (spec.symbol is not None)
-    absent = [c for c in dict.fromkeys(need + [c for c, _ in numeric] + list(spec.folds)) if c not in header]
+    need += [c for c, _ in numeric] + list(spec.folds)
+    absent = [c for c in dict.fromkeys(need) if c not in header]
     bad += [f'line 1: no column {c!r}; there are {", ".join(header)}' for c in absent]
     if not rows and not bad: bad.append('no genes below the header')
     if absent or not rows: _complain(path.name, bad)
     cols = {c: [row[i] for row in rows] for i, c in enumerate(header)}
     tss = _places(cols, lines, spec, bad)
-    out = {'gene_id': cols[spec.id], 'symbol': cols[spec.symbol or spec.id], 'chrom': cols[spec.chrom], 'tss': tss, 'strand': cols[spec.strand]}
+    out = {'gene_id': cols[spec.id], 'symbol': cols[spec.symbol or spec.id],
+           'chrom': cols[spec.chrom], 'tss': tss, 'strand': cols[spec.strand]}
     for column, blank in numeric: out[column] = _numbers(cols[column], lines, column, blank, bad)
     for fold in spec.folds:
         bad += [f'line {n}: {fold} is {word!r}, expected train, valid or test'
@@ -219,7 +249,7 @@ def read_genes(
     _complain(path.name, bad)
     return pd.DataFrame(out)
 
-# %% ../nbs/03_genes.ipynb #c035
+# %% ../nbs/03_genes.ipynb #c036
 def split_indices(
     genes:pd.DataFrame,   # table from `read_genes`
     fold:str,             # fold column
@@ -229,39 +259,44 @@ def split_indices(
     "List the genes of one part of a fold; an unknown fold, part or target raises a `ValueError`."
     if part not in PARTS: raise ValueError(f'expected part train, valid or test, found {part!r}')
     for kind, column in (('fold', fold), ('target', target)):
-        if column is not None and column not in genes: raise ValueError(f'no {kind} column {column!r}; there are {", ".join(genes)}')
+        if column is not None and column not in genes:
+            raise ValueError(f'no {kind} column {column!r}; there are {", ".join(genes)}')
     keep = (genes[fold] == part).to_numpy()
     if target is not None: keep = keep & genes[target].notna().to_numpy()
     return np.flatnonzero(keep).astype(np.int64)
 
-# %% ../nbs/03_genes.ipynb #c038
+# %% ../nbs/03_genes.ipynb #c039
 def fold_table(
     genes:pd.DataFrame,   # table from `read_genes`
     fold:str,             # fold column
     target:str|None=None, # count labels of this column; None leaves the count out
-)->pd.DataFrame:          # a row for each part: genes, labelled, chromosomes, and those shared with another part
+)->pd.DataFrame:          # a row a part: genes, labelled, chromosomes, shared with another part
     "Count the genes of each part of a fold, and name the chromosomes that are not kept apart."
     rows = {part: split_indices(genes, fold, part) for part in PARTS}
     chroms = {part: set(genes.chrom.iloc[at].str.removeprefix('chr')) for part, at in rows.items()}
     table = pd.DataFrame({'genes': {part: len(at) for part, at in rows.items()}})
-    if target is not None: table['labelled'] = [len(split_indices(genes, fold, part, target)) for part in PARTS]
+    if target is not None:
+        table['labelled'] = [len(split_indices(genes, fold, part, target)) for part in PARTS]
     table['chromosomes'] = [len(chroms[part]) for part in PARTS]
-    table['shared'] = [', '.join(sorted(c for c in chroms[part] if any(c in chroms[q] for q in PARTS if q != part))) for part in PARTS]
+    others = {part: set().union(*(chroms[q] for q in PARTS if q != part)) for part in PARTS}
+    table['shared'] = [', '.join(sorted(chroms[part] & others[part])) for part in PARTS]
     return table
 
-# %% ../nbs/03_genes.ipynb #c042
+# %% ../nbs/03_genes.ipynb #c043
 def read_annotation(
     path:str|Path, # tab-separated table with columns gene_id, symbol and any others
 )->pd.DataFrame:   # the same columns, all text, empty where unknown; one row a gene
-    "Read text about genes; faults such as a repeated gene raise one `ValueError` with their line numbers."
+    "Read text about genes; all faults raise one `ValueError` with their line numbers."
     path = Path(path)
     header, rows, lines, bad = _read_text(path)
-    bad += [f'line 1: no column {c!r}; there are {", ".join(header)}' for c in ('gene_id', 'symbol') if c not in header]
+    bad += [f'line 1: no column {c!r}; there are {", ".join(header)}'
+            for c in ('gene_id', 'symbol') if c not in header]
     if 'gene_id' in header:
         first, at = {}, header.index('gene_id')
         for line, row in zip(lines, rows):
             if not row[at].strip(): bad.append(f'line {line}: gene_id is blank')
             elif first.setdefault(row[at], line) != line:
-                bad.append(f'line {line}: gene_id {row[at]!r} stands already in line {first[row[at]]}')
+                bad.append(f'line {line}: '
+                           f'gene_id {row[at]!r} stands already in line {first[row[at]]}')
     _complain(path.name, bad)
     return pd.DataFrame({c: [row[i] for row in rows] for i, c in enumerate(header)}, dtype=str)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LANES', 'LOG2E', 'LN2', 'STEPS', 'BACKENDS', 'scan_reference', 'scan_inputs', 'scan_torch', 'kernels', 'exp2',
            'softplus', 'sigmoid', 'walk', 'scan_forward', 'retrace', 'walk_back', 'open_tile', 'close_tile',
-           'scan_backward', 'run_parts', 'scan_numba', 'scan_mamba_ssm', 'available_backends', 'selective_scan']
+           'scan_backward', 'flat_rows', 'in_lanes', 'work_parts', 'run_parts', 'scan_numba', 'scan_mamba_ssm',
+           'available_backends', 'pick_backend', 'selective_scan']
 
 # %% ../nbs/20_scan.ipynb #c003
 import importlib.util, math, os
@@ -421,7 +422,9 @@ def scan_backward(u, dt, a2, B, C, D, z, bias, gout, saved, gu, gdt, gA, gB, gC,
                     gB[o], gC[o] = total(load(pB, i)), total(load(pC, i))
 
 # %% ../nbs/20_scan.ipynb #c050
-def _flat(t):
+def flat_rows(
+    t, # tensor; `(n, l, c)`
+):
     "A dense-row float32 view of `(n, l, c)` as a flat array, and the distance between its rows."
     n, l, c = t.shape
     s = t.stride(1) if l > 1 else t.stride(0)
@@ -429,14 +432,15 @@ def _flat(t):
     if not even: t, s = t.float().contiguous(), c
     return t.detach().as_strided(((n*l - 1)*s + c,), (1,)).numpy(), s
 
-def _in_lanes(A, scale=1.):
+def in_lanes(A, scale=1.):
     "`(d, m)` in lane order, flat."
     d, m = A.shape
     return (A.detach().float()*scale).view(d//LANES, LANES, m).transpose(1, 2).contiguous().view(-1).numpy()
 
 # %% ../nbs/20_scan.ipynb #c052
-def _parts(n, d, threads):
+def work_parts(n, d, threads=None):
     "Ranges `(g0, g1, c0, c1)` of genes and channels that cover all work about equally."
+    threads = threads or torch.get_num_threads()
     if threads==1: return [(0, n, 0, d)]
     blocks = d//LANES
     groups = 1 if n >= threads else min(blocks, -(-threads//n))
@@ -468,9 +472,9 @@ def _scan_kernels():
 
 def _arguments(u, dt, A, B, C, D, z, bias):
     "Kernel inputs as flat arrays, and the row strides of the five sequences."
-    (u, us), (dt, ds), (B, bs), (C, cs), (z, zs) = (_flat(t) for t in (u, dt, B, C, u if z is None else z))
+    (u, us), (dt, ds), (B, bs), (C, cs), (z, zs) = (flat_rows(t) for t in (u, dt, B, C, u if z is None else z))
     D, bias = (t.detach().float().contiguous().numpy() for t in (D, bias))
-    return (u, dt, _in_lanes(A, LOG2E), B, C, D, z, bias), (us, ds, bs, cs, zs)
+    return (u, dt, in_lanes(A, LOG2E), B, C, D, z, bias), (us, ds, bs, cs, zs)
 
 # %% ../nbs/20_scan.ipynb #c056
 class _NumbaScan(torch.autograd.Function):
@@ -484,7 +488,7 @@ class _NumbaScan(torch.autograd.Function):
         saved = torch.empty(n*(-(-l//STEPS))*d*m if keep else 0)
         ctx.shape = (l, d, m, int(reverse), int(z is not None), int(keep))
         run_parts(_scan_kernels()[0], (*args, out.view(-1).numpy(), saved.numpy(), strides, ctx.shape),
-                  _parts(n, d, torch.get_num_threads()))
+                  work_parts(n, d))
         ctx.save_for_backward(u, dt, A, B, C, D, z, bias, saved)
         return out.to(u.dtype)
     @staticmethod
@@ -493,7 +497,7 @@ class _NumbaScan(torch.autograd.Function):
         *inputs, saved = ctx.saved_tensors
         u, dt, A, B, C, D, z, bias = inputs
         (n, l, d), m = u.shape, A.shape[1]
-        parts = _parts(n, d, torch.get_num_threads())
+        parts = work_parts(n, d)
         starts = sorted({p[2] for p in parts})
         parts = [(*p, starts.index(p[2])*n*l) for p in parts]
         gu, gdt, gz = (torch.empty(n, l, d) for _ in range(3))
@@ -537,13 +541,15 @@ def scan_mamba_ssm(
 # %% ../nbs/20_scan.ipynb #c062
 BACKENDS = dict(reference=scan_reference, numba=scan_numba, torch=scan_torch, mamba_ssm=scan_mamba_ssm)
 
+@lru_cache(None)
+def _installed(name): return importlib.util.find_spec(name) is not None
+
 def available_backends(
     device:str='cpu', # where the tensors are
 )->tuple[str, ...]:   # names accepted by `selective_scan`, fastest first
     "The scan backends that are installed and run on `device`."
-    have = lambda name: importlib.util.find_spec(name) is not None
     fast = {'cpu': ['numba'], 'cuda': ['mamba_ssm']}.get(torch.device(device).type, [])
-    return *(name for name in fast if have(name)), 'torch', 'reference'
+    return *(name for name in fast if _installed(name)), 'torch', 'reference'
 
 # %% ../nbs/20_scan.ipynb #c065
 def _check(u, dt, A, B, C, D, z, dt_bias):
@@ -559,6 +565,20 @@ def _check(u, dt, A, B, C, D, z, dt_bias):
     if A.device.type=='cpu' and (A > 0).any(): raise ValueError('A must not be positive')
 
 # %% ../nbs/20_scan.ipynb #c066
+def pick_backend(
+    u:Tensor,         # the tensor to be scanned
+    backend:str=None, # name in `BACKENDS`; the environment's `GXPRISM_SCAN` or the fastest if None
+)->str:               # name of the backend that will run
+    "The fastest backend that fits the tensor, or the one asked for if it can run."
+    have = available_backends(u.device)
+    name = backend or os.environ.get('GXPRISM_SCAN')
+    if not name: return next(b for b in have if b!='numba' or u.dtype!=torch.float64)
+    if name not in BACKENDS: raise ValueError(f'scan backend {name!r} is unknown, expected one of {tuple(BACKENDS)}')
+    if name not in have: raise ValueError(f'scan backend {name!r} cannot run on {u.device.type} here, available: {have}')
+    if name=='numba' and u.dtype==torch.float64: raise ValueError('numba scans in float32, use torch for float64')
+    return name
+
+# %% ../nbs/20_scan.ipynb #c067
 def selective_scan(
     u:Tensor,        # values along the sequence; `(n, l, d)`
     dt:Tensor,       # step size before bias and softplus; `(n, l, d)`
@@ -573,11 +593,6 @@ def selective_scan(
 )->Tensor:           # gated output in the dtype of `u`; `(n, l, d)`
     "The selective scan of Mamba (section 3.2) by the fastest backend that fits the inputs."
     _check(u, dt, A, B, C, D, z, dt_bias)
-    have = available_backends(u.device)
-    auto = next(b for b in have if b!='numba' or u.dtype!=torch.float64)
-    name = backend or os.environ.get('GXPRISM_SCAN') or auto
-    if name not in BACKENDS: raise ValueError(f'scan backend {name!r} is unknown, expected one of {tuple(BACKENDS)}')
-    if name not in have: raise ValueError(f'scan backend {name!r} cannot run on {u.device.type} here, available: {have}')
-    if name=='numba' and u.dtype==torch.float64: raise ValueError('numba scans in float32, use torch for float64')
+    name = pick_backend(u, backend)
     if 0 in u.shape or A.shape[1]==0: name = 'reference' # nothing to scan: zeros, with their gradients
     return BACKENDS[name](u, dt, A, B, C, D, z, dt_bias, reverse)

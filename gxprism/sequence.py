@@ -26,7 +26,7 @@ for _letter in _IUPAC: _CODE[[ord(_letter), ord(_letter.lower())]] = UNKNOWN
 def encode(
     text:str, # DNA letters, upper or lower case, IUPAC ambiguity codes allowed
 )->np.ndarray: # codes 0 to 4 for A, C, G, T, unknown; uint8 `(l,)`
-    "Turn DNA letters into codes; a character that is no base raises a `ValueError` with its position."
+    "Turn DNA letters into codes; any other character is a `ValueError` with its position."
     raw = np.frombuffer(text.encode('latin-1', errors='replace'), dtype=np.uint8)
     codes = _CODE[raw]
     bad = np.flatnonzero(codes == 255)
@@ -36,7 +36,7 @@ def encode(
                          f' ({len(bad)} such of {len(raw)}); expected one of ACGT{_IUPAC}')
     return codes
 
-# %% ../nbs/01_sequence.ipynb #c011
+# %% ../nbs/01_sequence.ipynb #c010
 def decode(
     codes:np.ndarray, # codes 0 to 4, numpy array or tensor; `(l,)`
 )->str: # upper-case letters A, C, G, T, N
@@ -46,17 +46,18 @@ def decode(
         raise ValueError(f'expected codes 0 to {UNKNOWN}, found {codes.min()} to {codes.max()}')
     return np.frombuffer(BASES.encode(), dtype=np.uint8)[codes].tobytes().decode()
 
-# %% ../nbs/01_sequence.ipynb #c014
+# %% ../nbs/01_sequence.ipynb #c013
 def one_hot(
     codes:Tensor,                   # base codes 0 to 4; uint8 `(..., l)`
     dtype:torch.dtype=torch.float32, # type of the result
 )->Tensor:                          # 1 at the base, all zeros where unknown; `(..., l, 4)`
-    "Expand codes to one-hot vectors in the order A, C, G, T; anything but uint8 raises a `ValueError`."
+    "Expand codes to one-hot vectors, order A, C, G, T; a tensor not uint8 is a `ValueError`."
     if not isinstance(codes, Tensor) or codes.dtype != torch.uint8:
-        raise ValueError(f'expected a uint8 tensor of codes, found {getattr(codes, "dtype", type(codes))}')
+        raise ValueError(f'expected a uint8 tensor of codes'
+                         f', found {getattr(codes, "dtype", type(codes))}')
     return (codes[..., None] == torch.arange(4, dtype=torch.uint8, device=codes.device)).to(dtype)
 
-# %% ../nbs/01_sequence.ipynb #c019
+# %% ../nbs/01_sequence.ipynb #c018
 def reverse_complement(
     codes:np.ndarray|Tensor, # base codes, numpy array or tensor; uint8 `(..., l)`
 )->np.ndarray|Tensor:        # the same window read on the opposite strand, same type; `(..., l)`
@@ -64,7 +65,7 @@ def reverse_complement(
     if isinstance(codes, Tensor): return torch.where(codes < 4, 3 - codes, codes).flip(-1)
     return np.where(codes < 4, 3 - codes, codes)[..., ::-1].copy()
 
-# %% ../nbs/01_sequence.ipynb #c024
+# %% ../nbs/01_sequence.ipynb #c023
 def window(
     tss:int,    # position of the TSS base; 0-based, forward strand
     length:int, # window length `l` in bases, at least 1
@@ -74,12 +75,12 @@ def window(
     start = int(tss) - int(length) // 2
     return start, start + int(length)
 
-# %% ../nbs/01_sequence.ipynb #c027
+# %% ../nbs/01_sequence.ipynb #c026
 def resolve_chrom(
     name:str, # chromosome name as some table spells it
     names,    # names a file knows; any collection of strings
 )->str:       # the spelling that the file uses
-    "Find `name` in `names`, allowing for a `chr` prefix more or less; otherwise a `ValueError` lists some."
+    "Find `name` in `names`, with or without `chr`; otherwise a `ValueError` lists some."
     names = list(names)
     bare = name[3:] if name.startswith('chr') else name
     twins = [name, bare, 'chr' + bare]
@@ -89,7 +90,7 @@ def resolve_chrom(
     some = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
     raise ValueError(f'no chromosome {name!r}; there are {len(names)}: {some}')
 
-# %% ../nbs/01_sequence.ipynb #c030
+# %% ../nbs/01_sequence.ipynb #c029
 class Reader:
     "A file opened on first use, once per process, and safe to pickle or to carry through a fork."
     def __init__(
@@ -98,7 +99,8 @@ class Reader:
     ):
         self.path = Path(path)
         self._handle, self._pid = None, None
-        if not self.path.exists(): raise FileNotFoundError(f'{type(self).__name__}: no file {self.path}')
+        if not self.path.exists():
+            raise FileNotFoundError(f'{type(self).__name__}: no file {self.path}')
 
     def _open(self): raise NotImplementedError('a subclass opens its own kind of file')
 
@@ -117,7 +119,7 @@ class Reader:
     def __getstate__(self): return self.__dict__ | {'_handle': None, '_pid': None}
     def __repr__(self): return f'{type(self).__name__}({self.path.name!r})'
 
-# %% ../nbs/01_sequence.ipynb #c032
+# %% ../nbs/01_sequence.ipynb #c031
 def _check_fasta(
     path:Path, # FASTA file, plain or compressed
 )->None:
@@ -125,7 +127,8 @@ def _check_fasta(
     with open(path, 'rb') as f: head = f.read(18)
     if head[:2] != b'\x1f\x8b':
         if head[:1] != b'>':
-            raise ValueError(f'{path.name}: expected FASTA text beginning with ">", found {head[:10]!r}')
+            raise ValueError(f'{path.name}: expected FASTA text beginning with ">"'
+                             f', found {head[:10]!r}')
         return
     if head[12:14] != b'BC':
         raise ValueError(f'{path.name}: plain gzip cannot be read at a position;'
@@ -134,9 +137,25 @@ def _check_fasta(
         raise ValueError(f'{path.name}: is bgzip compressed, expected a name ending in .gz')
     fai, gzi = (Path(f'{path}{end}') for end in ('.fai', '.gzi'))
     if fai.exists() and not gzi.exists():
-        raise ValueError(f'{path.name}: found {fai.name} but no {gzi.name}; make it with: bgzip -r {path.name}')
+        raise ValueError(f'{path.name}: found {fai.name} but no {gzi.name}; '
+                         f'make it with: bgzip -r {path.name}')
 
-# %% ../nbs/01_sequence.ipynb #c034
+# %% ../nbs/01_sequence.ipynb #c033
+def _check_index(
+    path:Path,  # plain FASTA file
+    index:dict, # name -> record with the `offset` of the first base in the file
+)->None:
+    "Raise a `ValueError` unless each chromosome begins where the index says it does."
+    with open(path, 'rb') as f:
+        for name, record in index.items():
+            f.seek(max(record.offset - 4096, 0))
+            before = f.read(min(record.offset, 4096))
+            line = before.rstrip(b'\r\n').rsplit(b'\n', 1)[-1]
+            if before[-1:] != b'\n' or line[1:].split(None, 1)[:1] != [name.encode()]:
+                raise ValueError(f'{path.name}: its index {path.name}.fai belongs to another file;'
+                                 f' {name} does not begin at byte {record.offset}; delete it')
+
+# %% ../nbs/01_sequence.ipynb #c035
 class Genome(Reader):
     "The bases of a genome, from a plain or bgzip FASTA, indexed once and never again."
     def __init__(
@@ -145,14 +164,17 @@ class Genome(Reader):
     ):
         super().__init__(path)
         _check_fasta(self.path)
-        self.lengths = {name: len(record) for name, record in self.handle.items()}
+        index = self.handle.faidx.index
+        if self.path.suffix not in ('.gz', '.bgz'): _check_index(self.path, index)
+        self.lengths = {name: record.rlen for name, record in index.items()}
 
     def _open(self):
         import pyfaidx
         try: return pyfaidx.Fasta(str(self.path), rebuild=False, as_raw=True)
         except PermissionError as e:
-            raise ValueError(f'{self.path.name}: cannot write its index {e.filename}; make it with samtools faidx') from e
-        except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, pyfaidx.UnsupportedCompressionFormat) as e:
+            raise ValueError(f'{self.path.name}: cannot write its index {e.filename}; '
+                             f'make it with samtools faidx') from e
+        except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, ValueError) as e:
             raise ValueError(f'{self.path.name}: {e}') from e
 
     def fetch(
@@ -161,17 +183,19 @@ class Genome(Reader):
         start:int, # first base; 0-based, may lie before the chromosome
         end:int,   # one past the last base, may lie beyond the chromosome
     )->np.ndarray: # codes on the forward strand, unknown beyond the ends; uint8 `(end - start,)`
-        "Read the bases of `[start, end)`; a foreign letter, name or interval raises a `ValueError`."
-        if end < start: raise ValueError(f'{self.path.name}: expected start <= end, found [{start}, {end})')
+        "Read `[start, end)`; a foreign letter, name or interval raises a `ValueError`."
+        if end < start:
+            raise ValueError(f'{self.path.name}: expected start <= end, found [{start}, {end})')
         name = resolve_chrom(chrom, self.lengths)
         codes = np.full(end - start, UNKNOWN, dtype=np.uint8)
         lo, hi = max(start, 0), min(end, self.lengths[name])
-        if lo < hi:
-            try: codes[lo - start:hi - start] = encode(self.handle[name][lo:hi])
-            except ValueError as e: raise ValueError(f'{self.path.name} {name}:{lo}-{hi}: {e}') from e
+        for a in range(lo, hi, 2**20):                       # pyfaidx is slow on very long pieces
+            b = min(a + 2**20, hi)
+            try: codes[a - start:b - start] = encode(self.handle[name][a:b])
+            except ValueError as e: raise ValueError(f'{self.path.name} {name}:{a}-{b}: {e}') from e
         return codes
 
-# %% ../nbs/01_sequence.ipynb #c046
+# %% ../nbs/01_sequence.ipynb #c049
 def orient(
     codes:Tensor,   # base codes on the forward strand; uint8 `(n, l)`
     signals:Tensor, # signals at the same bases; `(n, l, s)`
@@ -182,7 +206,9 @@ def orient(
     wrong = sorted(set(strand) - {'+', '-'})
     if wrong: raise ValueError(f"expected strands '+' or '-', found {wrong}")
     if not len(strand) == len(codes) == len(signals):
-        raise ValueError(f'expected one strand a gene, found {len(strand)} strands, {len(codes)} sequences, {len(signals)} signals')
+        raise ValueError(f'expected one strand a gene'
+                         f', found {len(strand)} strands,'
+                         f' {len(codes)} sequences, {len(signals)} signals')
     minus = torch.tensor([s == '-' for s in strand], device=codes.device)
     return _turn(codes, signals, minus)
 
@@ -191,7 +217,7 @@ def _turn(codes, signals, chosen):
     return (torch.where(chosen[:, None], reverse_complement(codes), codes),
             torch.where(chosen[:, None, None], signals.flip(1), signals))
 
-# %% ../nbs/01_sequence.ipynb #c050
+# %% ../nbs/01_sequence.ipynb #c052
 def random_reverse_complement(
     seq:Tensor,                # base codes; uint8 `(n, l)`
     signals:Tensor,            # signals at the same bases; `(n, l, s)`
@@ -203,7 +229,7 @@ def random_reverse_complement(
     draw = torch.rand(len(seq), generator=generator, device=generator.device)
     return _turn(seq, signals, (draw < p).to(seq.device))
 
-# %% ../nbs/01_sequence.ipynb #c054
+# %% ../nbs/01_sequence.ipynb #c056
 def random_shift(
     n:int,                     # number of genes in the batch
     max_shift:int,             # largest shift in bases, at least 0
@@ -211,7 +237,8 @@ def random_shift(
 )->Tensor:                     # offsets from `-max_shift` to `max_shift`, uniform; int64 `(n,)`
     "Draw one window offset in bases for each gene."
     if max_shift < 0: raise ValueError(f'expected max_shift of at least 0 bases, found {max_shift}')
-    return torch.randint(-max_shift, max_shift + 1, (n,), generator=generator, device=generator.device)
+    return torch.randint(-max_shift, max_shift + 1, (n,), generator=generator,
+                         device=generator.device)
 
 def crop(
     x:Tensor,       # anything laid out along bases, with a margin on both sides; `(n, l + 2m, ...)`
@@ -222,6 +249,7 @@ def crop(
     margin, odd = divmod(x.shape[1] - length, 2)
     reach = int(offsets.abs().max()) if len(offsets) else 0
     if odd or margin < reach or len(offsets) != len(x):
-        raise ValueError(f'expected (n, {length} + 2m, ...) with m >= {reach} and n = {len(offsets)}, found {tuple(x.shape)}')
+        raise ValueError(f'expected (n, {length} + 2m, ...) with m >= {reach} and'
+                         f' n = {len(offsets)}, found {tuple(x.shape)}')
     at = (margin + offsets.to(x.device))[:, None] + torch.arange(length, device=x.device)
     return x[torch.arange(len(x), device=x.device)[:, None], at]

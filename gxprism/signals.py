@@ -26,24 +26,26 @@ TRANSFORMS = {   # name -> function on a tensor or an array, any shape, NaN stay
     'none': lambda x: x,
     'log1p': _either(torch.log1p, np.log1p),
     'asinh': _either(torch.asinh, np.arcsinh),
-    'log10p1': _either(lambda x: torch.log1p(x) / math.log(10), lambda x: np.log1p(x) / math.log(10)),
+    'log10p1': lambda x: (torch if isinstance(x, Tensor) else np).log1p(x) / math.log(10),
 }
 
-# %% ../nbs/02_signals.ipynb #c010
+# %% ../nbs/02_signals.ipynb #c009
 def check_keys(
     cls,       # dataclass that the dictionary describes
     d:dict,    # dictionary read from JSON
     where:str, # what the dictionary is, for the message
 )->dict:       # the same dictionary
-    "Check that `d` has every key that `cls` needs and none that it does not know, else a `ValueError`."
-    if not isinstance(d, dict): raise ValueError(f'{where}: expected an object with keys, found {d!r}')
+    "Check that `d` has the keys that `cls` needs and no others, else a `ValueError`."
+    if not isinstance(d, dict):
+        raise ValueError(f'{where}: expected an object with keys, found {d!r}')
     known = [f.name for f in fields(cls)]
     need = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-    bad = [f'unknown key {k!r}' for k in d if k not in known] + [f'missing key {k!r}' for k in need if k not in d]
+    bad = [f'unknown key {k!r}' for k in d if k not in known]
+    bad += [f'missing key {k!r}' for k in need if k not in d]
     if bad: raise ValueError(f'{where}: ' + '; '.join(bad) + f' (keys: {", ".join(known)})')
     return d
 
-# %% ../nbs/02_signals.ipynb #c012
+# %% ../nbs/02_signals.ipynb #c011
 ROLES = ('foreground', 'background')
 KINDS = ('bigwig', 'contact')
 
@@ -63,15 +65,15 @@ def _track_faults(t)->list[str]:
         bad.append(f'resolution must be a whole number of bases, found {t.resolution!r}')
     return bad
 
-# %% ../nbs/02_signals.ipynb #c013
+# %% ../nbs/02_signals.ipynb #c012
 @dataclass(frozen=True)
 class Track:
     "One signal of a data set; fields that make no sense raise one `ValueError` naming them all."
     name:str                  # unique name, for example `'H3K27ac'`
     file:str                  # file (or folder of profiles), relative to the data set's folder
-    role:str                  # `'foreground'` (regulation) or `'background'` (state of the neighbourhood)
+    role:str                  # `'foreground'` (regulation) or `'background'` (neighbourhood)
     transform:str='none'      # key of `TRANSFORMS`, applied after filling
-    kind:str='bigwig'         # `'bigwig'` (a value a base) or `'contact'` (a value a bin, seen from the TSS)
+    kind:str='bigwig'         # `'bigwig'` (a value a base) or `'contact'` (a value a bin)
     unit:str=''               # unit of the stored values, for axis labels
     missing:float=0.          # value that stands where nothing was measured, in the stored unit
     resolution:int|None=None  # bin size in bases of a contact track; None takes the file's own
@@ -85,7 +87,8 @@ class Track:
         d:dict, # entry of a dataset.json
     )->'Track': # the track
         "Build a track from its entry; unknown or absent keys raise a `ValueError`."
-        return cls(**check_keys(cls, d, f'track {d.get("name")!r}' if isinstance(d, dict) else 'track'))
+        where = f'track {d.get("name")!r}' if isinstance(d, dict) else 'track'
+        return cls(**check_keys(cls, d, where))
 
     def to_dict(self)->dict: # entry of a dataset.json
         "Give the track as plain values; `from_dict` turns them back."
@@ -97,11 +100,12 @@ class Track:
     ):     # transformed values; same shape and type
         "Transform values; a negative one under a logarithm raises a `ValueError` naming the track."
         if self.transform in ('log1p', 'log10p1') and bool((x < 0).any()):
-            raise ValueError(f'track {self.name!r}: {self.transform} of a negative value ({float(x[x < 0].min()):g});'
+            raise ValueError(f'track {self.name!r}: '
+                             f'{self.transform} of a negative value ({float(x[x < 0].min()):g});'
                              ' use asinh or none for a signed signal')
         return TRANSFORMS[self.transform](x)
 
-# %% ../nbs/02_signals.ipynb #c018
+# %% ../nbs/02_signals.ipynb #c017
 class BigWig(Reader):
     "Values along the genome from a bigWig file, NaN where it has none."
     def __init__(
@@ -111,7 +115,8 @@ class BigWig(Reader):
         super().__init__(path)
         with open(self.path, 'rb') as f: magic = f.read(4)
         if magic not in (b'\x26\xfc\x8f\x88', b'\x88\x8f\xfc\x26'):
-            raise ValueError(f'{self.path.name}: expected a bigWig file, found one beginning with {magic!r}')
+            raise ValueError(f'{self.path.name}: expected a bigWig file'
+                             f', found one beginning with {magic!r}')
         self.lengths = dict(self.handle.chroms())
 
     def _open(self):
@@ -124,17 +129,19 @@ class BigWig(Reader):
         start:int, # first base; 0-based, may lie before the chromosome
         end:int,   # one past the last base, may lie beyond the chromosome
     )->np.ndarray: # values, NaN where there is none and beyond the ends; float32 `(end - start,)`
-        "Read the values of `[start, end)`; a foreign name, interval or infinite value raises a `ValueError`."
-        if end < start: raise ValueError(f'{self.path.name}: expected start <= end, found [{start}, {end})')
+        "Read `[start, end)`; a foreign name, interval or infinite value raises a `ValueError`."
+        if end < start:
+            raise ValueError(f'{self.path.name}: expected start <= end, found [{start}, {end})')
         name = resolve_chrom(chrom, self.lengths)
         values = np.full(end - start, np.nan, dtype=np.float32)
         lo, hi = max(int(start), 0), min(int(end), self.lengths[name])
         if lo < hi: values[lo - start:hi - start] = self.handle.values(name, lo, hi, numpy=True)
         if np.isinf(values).any():
-            raise ValueError(f'{self.path.name} {name}:{lo}-{hi}: infinite value at {start + int(np.isinf(values).argmax())}')
+            raise ValueError(f'{self.path.name} {name}:{lo}-{hi}: '
+                             f'infinite value at {start + int(np.isinf(values).argmax())}')
         return values
 
-# %% ../nbs/02_signals.ipynb #c025
+# %% ../nbs/02_signals.ipynb #c023
 def fill(
     values:np.ndarray, # values with NaN where nothing was measured; any shape
     missing:float,     # value to put there, in the unit of `values`
@@ -143,7 +150,7 @@ def fill(
     gap = np.isnan(values)
     return np.where(gap, np.asarray(missing, dtype=values.dtype), values), int(gap.sum())
 
-# %% ../nbs/02_signals.ipynb #c028
+# %% ../nbs/02_signals.ipynb #c026
 def expand(
     profile:np.ndarray,   # one value a bin, NaN kept; `(bins,)`
     first_bin:int,        # number of the first bin: its bases begin at `first_bin * bin_size`
@@ -156,13 +163,14 @@ def expand(
     bases = np.arange(start, end)
     at = bases // bin_size - first_bin
     if len(at) and (at[0] < 0 or at[-1] >= len(profile)):
-        raise ValueError(f'bases [{start}, {end}) need bins {at[0] + first_bin} to {at[-1] + first_bin};'
-                         f' found {first_bin} to {first_bin + len(profile) - 1}')
+        last = first_bin + len(profile) - 1
+        raise ValueError(f'bases [{start}, {end}) need bins {at[0] + first_bin} to'
+                         f' {at[-1] + first_bin}; found {first_bin} to {last}')
     values = np.asarray(profile)[at]
     beyond = (bases < 0) if chrom_length is None else (bases < 0) | (bases >= chrom_length)
     return np.where(beyond, values.dtype.type(np.nan), values) if beyond.any() else values
 
-# %% ../nbs/02_signals.ipynb #c031
+# %% ../nbs/02_signals.ipynb #c029
 def touched_bins(
     start:int,    # first base; 0-based
     end:int,      # one past the last base
@@ -176,23 +184,49 @@ class _H5(Reader):
     "An HDF5 file opened once per process."
     def _open(self):
         import h5py
-        if not h5py.is_hdf5(self.path): raise ValueError(f'{self.path.name}: expected an HDF5 file (.cool, .mcool, .h5)')
+        if not h5py.is_hdf5(self.path):
+            raise ValueError(f'{self.path.name}: expected an HDF5 file (.cool, .mcool, .h5)')
         return h5py.File(self.path, 'r')
+
+# %% ../nbs/02_signals.ipynb #c034
+def _matrix_row(
+    group,         # open HDF5 group of one map
+    base:int,      # number of the chromosome's first bin in the file
+    t:int,         # bin of the TSS, counted within the chromosome
+    lo:int,        # first bin wanted, counted within the chromosome
+    hi:int,        # one past the last bin wanted
+    balanced:bool, # multiply by the weights of both bins
+)->np.ndarray:     # contacts of bin `t`; `(hi - lo,)`
+    "Read the contacts of one bin with a range of bins on its chromosome."
+    ends = group['indexes/bin1_offset'][base + min(lo, t):base + t + 2]      # where rows begin
+    columns = (group['pixels'][k] for k in ('bin1_id', 'bin2_id', 'count'))
+    one, two, count = (column[ends[0]:ends[-1]] for column in columns)
+    mine = (one == base + t) | (two == base + t)
+    partner = (one + two)[mine] - 2 * base - t
+    inside = (partner >= lo) & (partner < hi)
+    row = np.zeros(hi - lo)
+    row[partner[inside] - lo] = count[mine][inside]
+    if not balanced: return row
+    weight = group['bins/weight']
+    return row * weight[base + lo:base + hi] * weight[base + t]
 
 # %% ../nbs/02_signals.ipynb #c036
 def _cool_group(
     path:Path,           # `.cool` or `.mcool` file
     resolution:int|None, # bin size wanted; None takes the only one, or 5,000
 )->str:                  # group inside the file
-    "Choose the map of a cooler file; a resolution that is not there raises a `ValueError` listing those that are."
+    "Choose the map of a cooler file; an absent resolution raises a `ValueError` with a list."
     from cooler.fileops import list_coolers
     _H5(path).handle.close()
-    found = {int(g.rsplit('/', 1)[1] or 0): g for g in list_coolers(str(path)) if g.rsplit('/', 1)[1].isdigit() or g == '/'}
-    if not found: raise ValueError(f'{path.name}: expected contact maps (/ or /resolutions/N), found none')
+    last = {g.rsplit('/', 1)[1] or '0': g for g in list_coolers(str(path))}
+    found = {int(name): group for name, group in last.items() if name.isdigit()}
+    if not found:
+        raise ValueError(f'{path.name}: expected contact maps (/ or /resolutions/N), found none')
     if 0 in found: return found[0]
     wanted = resolution or (next(iter(found)) if len(found) == 1 else 5000)
     if wanted not in found:
-        raise ValueError(f'{path.name}: no resolution {wanted}; there are {", ".join(map(str, sorted(found)))}')
+        raise ValueError(f'{path.name}: no resolution {wanted}; '
+                         f'there are {", ".join(map(str, sorted(found)))}')
     return found[wanted]
 
 # %% ../nbs/02_signals.ipynb #c037
@@ -209,9 +243,11 @@ class Contacts(_H5):
         map_ = cooler.Cooler(f'{self.path}::{self.group}')
         if map_.storage_mode != 'symmetric-upper' or not map_.binsize:
             raise ValueError(f'{self.path.name}: expected a symmetric map with bins of one size')
-        self.bin_size, self.lengths = int(map_.binsize), {k: int(v) for k, v in map_.chromsizes.items()}
+        self.bin_size = int(map_.binsize)
+        self.lengths = {name: int(size) for name, size in map_.chromsizes.items()}
         if resolution and resolution != self.bin_size:
-            raise ValueError(f'{self.path.name}: no resolution {resolution}; there are {self.bin_size}')
+            raise ValueError(f'{self.path.name}: no resolution {resolution}; '
+                             f'there are {self.bin_size}')
         self.balanced = 'weight' in map_.bins().columns
         self._offset = {name: int(map_.offset(name)) for name in self.lengths}
 
@@ -221,31 +257,39 @@ class Contacts(_H5):
         tss:int,   # position of the TSS base; 0-based, inside the chromosome
         start:int, # first base of the window, may lie before the chromosome
         end:int,   # one past its last base, may lie beyond the chromosome
-    )->tuple[np.ndarray, int, int]: # contact of each touched bin, NaN outside or unweighted, float32 `(bins,)`; first bin; bin size
+    )->tuple[np.ndarray, int, int]: # contacts, NaN outside, float32 `(bins,)`; first bin; bin size
         "Read the contacts between the TSS's bin and every bin that `[start, end)` touches."
         name = resolve_chrom(chrom, self.lengths)
         if not 0 <= tss < self.lengths[name]:
-            raise ValueError(f'{self.path.name}: TSS {tss} is outside {name} of {self.lengths[name]} bases')
+            raise ValueError(f'{self.path.name}: TSS {tss} is outside {name}'
+                             f' of {self.lengths[name]} bases')
         first, stop = touched_bins(start, end, self.bin_size)
         values = np.full(stop - first, np.nan, dtype=np.float32)
         lo, hi = max(first, 0), min(stop, -(-self.lengths[name] // self.bin_size))
-        if lo < hi: values[lo - first:hi - first] = self._row(self._offset[name], int(tss) // self.bin_size, lo, hi)
+        t = int(tss) // self.bin_size
+        if lo < hi:
+            values[lo - first:hi - first] = _matrix_row(self.handle[self.group], self._offset[name],
+                                                        t, lo, hi, self.balanced)
         return values, first, self.bin_size
 
-    def _row(self, offset, t, lo, hi):
-        "Contacts of bin `t` with bins `[lo, hi)` of the chromosome whose bins begin at `offset`."
-        group, row = self.handle[self.group], np.zeros(hi - lo)
-        ends = group['indexes/bin1_offset'][offset + min(lo, t):offset + t + 2]
-        one, two, count = (group['pixels'][k][ends[0]:ends[-1]] for k in ('bin1_id', 'bin2_id', 'count'))
-        mine = (one == offset + t) | (two == offset + t)
-        partner = (one + two)[mine] - 2 * offset - t
-        inside = (partner >= lo) & (partner < hi)
-        row[partner[inside] - lo] = count[mine][inside]
-        if not self.balanced: return row
-        weight = group['bins/weight']
-        return row * weight[offset + lo:offset + hi] * weight[offset + t]
-
 # %% ../nbs/02_signals.ipynb #c045
+def _bin_values(
+    stored:np.ndarray, # values per base; `(l,)`
+    left:int,          # position of the first of them
+    bins:np.ndarray,   # numbers of the bins wanted; `(bins,)`
+    bin_size:int,      # bases in a bin
+)->np.ndarray:         # the value at each bin's first stored base, NaN where none; `(bins,)`
+    "Read one value per bin from a list of values per base, which must be constant in each bin."
+    steps = (stored[1:] != stored[:-1]) & ~np.isnan(stored[1:] + stored[:-1])
+    change = left + 1 + np.flatnonzero(steps)
+    inside = change[change % bin_size != 0]
+    if len(inside) > 1 or (len(inside) and stored[inside[0] - left:].any()):
+        raise ValueError(f'values change inside bins of {bin_size} bases, at {inside[0]}')
+    at = np.maximum(bins * bin_size, left) - left
+    seen = (bins >= 0) & ((bins + 1) * bin_size > left) & (at < len(stored))
+    return np.where(seen, stored[np.minimum(at, len(stored) - 1)], np.float32(np.nan))
+
+# %% ../nbs/02_signals.ipynb #c046
 class ContactProfiles:
     "Contacts with a TSS from the published GeneExp profiles, one HDF5 file a chromosome."
     def __init__(
@@ -254,8 +298,10 @@ class ContactProfiles:
         bin_size:int=5000,  # bases in a bin of the map the profiles were made from
     ):
         self.path, self.bin_size = Path(folder), bin_size
-        self.files = {p.stem[len('hic_feat_'):]: _H5(p) for p in sorted(self.path.glob('hic_feat_chr*.h5'))}
-        if not self.files: raise FileNotFoundError(f'{self.path.name}: no files hic_feat_chr*.h5 in this folder')
+        found = sorted(self.path.glob('hic_feat_chr*.h5'))
+        self.files = {p.stem.removeprefix('hic_feat_'): _H5(p) for p in found}
+        if not self.files:
+            raise FileNotFoundError(f'{self.path.name}: no files hic_feat_chr*.h5 in this folder')
 
     def __repr__(self): return f'ContactProfiles({self.path.name!r}, {len(self.files)} chromosomes)'
 
@@ -263,15 +309,16 @@ class ContactProfiles:
         self,
         chrom:str, # chromosome, `chrX` or `X`
         tss:int,   # position of the TSS base; 0-based
-    )->np.ndarray: # published values at the bases around the TSS, which is in the middle; `(200000,)`
-        "Read the published list of one gene; one that is absent or of odd length raises a `ValueError`."
+    )->np.ndarray: # published values at the bases around the TSS, here `l` = 200,000; `(l,)`
+        "Read the list of one gene; one that is absent or of odd length raises a `ValueError`."
         name = resolve_chrom(chrom, self.files)
         file, keys = self.files[name], (f'{name}_{tss}', f'{name[3:]}_{tss}')
         key = next((k for k in keys if k in file.handle), None)
         if key is None: raise ValueError(f'{file.path.name}: no profile {keys[0]!r}')
         values = np.asarray(file.handle[key][:], dtype=np.float32)
         if values.ndim != 1 or len(values) % 2:
-            raise ValueError(f'{file.path.name} {key}: expected a list of even length, found shape {values.shape}')
+            raise ValueError(f'{file.path.name} {key}: expected a list of even length'
+                             f', found shape {values.shape}')
         return values
 
     def profile(
@@ -280,33 +327,29 @@ class ContactProfiles:
         tss:int,   # position of the TSS base; 0-based
         start:int, # first base of the window
         end:int,   # one past its last base
-    )->tuple[np.ndarray, int, int]: # contact of each touched bin, NaN where nothing is stored, float32 `(bins,)`; first bin; bin size
+    )->tuple[np.ndarray, int, int]: # contacts, NaN where none `(bins,)`; first bin; bin size
         "Read the contacts between the TSS's bin and every bin that `[start, end)` touches."
         values = self.stored(chrom, tss)
-        left = int(tss) - len(values) // 2                     # position of the first stored base
-        change = left + 1 + np.flatnonzero((values[1:] != values[:-1]) & ~np.isnan(values[1:] + values[:-1]))
-        inside = change[change % self.bin_size != 0]           # one is allowed: the chromosome's end
-        if len(inside) > 1 or (len(inside) and values[inside[0] - left:].any()):
-            raise ValueError(f'{chrom}_{tss}: values change inside bins of {self.bin_size} bases, at {inside[0]}')
         first, stop = touched_bins(start, end, self.bin_size)
-        bins = np.arange(first, stop)
-        at = np.maximum(bins * self.bin_size, left) - left     # first stored base of each bin
-        seen = (bins >= 0) & ((bins + 1) * self.bin_size > left) & (at < len(values))
-        return np.where(seen, values[np.minimum(at, len(values) - 1)], np.float32(np.nan)), first, self.bin_size
+        left = int(tss) - len(values) // 2
+        try: values = _bin_values(values, left, np.arange(first, stop), self.bin_size)
+        except ValueError as e: raise ValueError(f'{self.path.name} {chrom}_{tss}: {e}') from e
+        return values, first, self.bin_size
 
-# %% ../nbs/02_signals.ipynb #c054
+# %% ../nbs/02_signals.ipynb #c055
 def open_track(
     track:Track,   # track whose file is to be read
     root:str|Path, # folder of the data set
 )->BigWig|Contacts|ContactProfiles: # reader of that file
-    "Open the file of a track; a kind that does not fit the file raises a `ValueError` naming the track."
+    "Open the file of a track; a kind that does not fit the file is a `ValueError`."
     path = Path(root)/track.file
     if not path.exists(): raise FileNotFoundError(f'track {track.name!r}: no file {track.file}')
     contact = path.is_dir() or path.suffix in ('.cool', '.mcool')
     if contact != (track.kind == 'contact'):
         raise ValueError(f'track {track.name!r}: kind {track.kind} does not fit {track.file};'
-                         ' expected .bw or .bigWig for bigwig, .cool, .mcool or a folder of profiles for contact')
+                         ' a contact track is a .cool, a .mcool or a folder of profiles')
     try:
         if not contact: return BigWig(path)
-        return ContactProfiles(path, track.resolution or 5000) if path.is_dir() else Contacts(path, track.resolution)
+        if path.is_dir(): return ContactProfiles(path, track.resolution or 5000)
+        return Contacts(path, track.resolution)
     except (ValueError, FileNotFoundError) as e: raise type(e)(f'track {track.name!r}: {e}') from e

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 class LayoutConfig:
     "Where things lie: genes, domains, enhancers, motifs; lengths in bases."
     n_genes: int = 2000           # genes in all, shared evenly among the chromosomes
-    n_chromosomes: int = 12       # chromosomes, named chr1, chr2, ...; at least 3 (train, validation, test)
+    n_chromosomes: int = 12       # chromosomes, named chr1, chr2, ...; at least 3
     seed: int = 0                 # seed of every random stream
     spacing: int = 18_000         # mean distance between neighbouring TSSs
     min_spacing: int = 5_000      # least distance between neighbouring TSSs
@@ -57,11 +57,11 @@ class CausalConfig(LayoutConfig):
     state_to_contact: float = 0.4     # state -> log contact (in regulation times `confounding`)
     intercept: float = 1.5            # expression of an average gene
     direct_effect: float = 0.3        # promoter activity -> expression
-    heterogeneity: float = 0.0        # the direct effect is `direct_effect * (1 + heterogeneity * s)`
+    heterogeneity: float = 0.0        # direct effect is `direct_effect * (1 + heterogeneity * s)`
     distal_share: float = 0.3         # variance share of distal in direct + distal regulation
     distal_effect: float | None = None  # effect of one sd of distal; None: from `distal_share`
     state_to_expression: float = 0.3 # state -> expression around the promoter, times `confounding`
-    confounding: float = 1.0          # multiplies every arrow state -> expression around the promoter
+    confounding: float = 1.0          # multiplies all arrows state -> expression around h
     shift: float = 1.0                # multiplies `state_to_expression` on the test chromosomes
     core_effect: float = 0.15         # core promoter score (standardised) -> expression
     feature_effects: tuple = (-0.08, -0.09, 0.06, -0.07, -0.05, 0.03, -0.06, 0.12) # per sd
@@ -78,9 +78,9 @@ class SimConfig(CausalConfig):
     h3k27ac_background: float = 0.3   # H3K27ac between peaks, RPM per kb
     h3k27ac_noise: float = 0.25       # log noise of each H3K27ac peak
     dnase_height: float = 2.0         # log height of an average DNase peak, RPM per kb
-    dnase_background: float = -0.7    # log DNase between peaks, in a domain of level 0
+    dnase_background: float = 0.0     # log DNase between peaks, in a domain of level 0
     state_to_dnase: float = 0.5       # state -> log DNase, in peaks and between them
-    dnase_noise: float = 0.4          # log noise of each DNase peak, and of each domain's background
+    dnase_noise: float = 0.4          # log noise of each DNase peak and domain background
     hic_resolution: int = 5_000       # bases per Hi-C bin
     hic_range: int = 110_000          # largest distance of the Hi-C pixels that are written
     hic_depth: float = 60.0           # mean count of a bin with itself, at level 0
@@ -117,7 +117,8 @@ def _config_problems(
         "at least 2 states": k >= 2,
         "state_names, state_probs, state_levels of one length":
             len(c.state_names) == len(c.state_levels) == k,
-        "state_probs positive with sum 1": min(c.state_probs) > 0 and abs(sum(c.state_probs) - 1) < 1e-9,
+        "state_probs positive with sum 1":
+            min(c.state_probs) > 0 and abs(sum(c.state_probs) - 1) < 1e-9,
         "state_levels not all equal": len(set(c.state_levels)) > 1,
         "1 > distal_share >= 0": 0 <= c.distal_share < 1,
         "gc of 3 shares": len(c.gc) == 3 and all(0 <= g <= 1 for g in c.gc),
@@ -145,7 +146,7 @@ FEATURES = {  # column -> mean and standard deviation over genes
     "UTR5GC": (0.60, 0.10), "CDSGC": (0.52, 0.07), "UTR3GC": (0.45, 0.08),
     "ORFEXONDENSITY": (7.0, 2.5)}
 
-# %% ../nbs/05_simulate.ipynb #c017
+# %% ../nbs/05_simulate.ipynb #c016
 def stream(
     seed:int,   # seed of the world
     *name:str,  # name of the draw, one or more words
@@ -153,15 +154,16 @@ def stream(
     "The random stream of one named draw."
     return np.random.default_rng([seed, *"/".join(name).encode()])
 
-# %% ../nbs/05_simulate.ipynb #c020
+# %% ../nbs/05_simulate.ipynb #c019
 def place_genes(
     config:SimConfig, # settings of the cell line
 ):                    # three tables: chromosomes, domains, genes
-    "Lay genes and domains along the chromosomes; `tss` is 0-based, `domain` a row of the domain table."
+    "Lay genes and domains along the chromosomes; `domain` is a row of the domain table."
     c = config
     count = np.full(c.n_chromosomes, c.n_genes // c.n_chromosomes)
     count[: c.n_genes % c.n_chromosomes] += 1
-    gap = c.min_spacing + (c.spacing - c.min_spacing) * stream(c.seed, "gap").exponential(size=c.n_genes)
+    gap = stream(c.seed, "gap").exponential(size=c.n_genes)
+    gap = c.min_spacing + (c.spacing - c.min_spacing) * gap
     new = stream(c.seed, "domain").random(c.n_genes) < 1 / c.domain_genes
     first = np.cumsum(count) - count
     new[first], gap[first] = True, 0
@@ -174,21 +176,23 @@ def place_genes(
     start = np.where(np.isin(lead, first), 0, (tss[lead] + tss[lead - 1]) // 2)
     end = np.append(start[1:], 0)
     end[end == 0] = length
-    state = np.searchsorted(np.cumsum(c.state_probs)[:-1], stream(c.seed, "state").random(len(lead)), "right")
+    u = stream(c.seed, "state").random(len(lead))
+    state = np.searchsorted(np.cumsum(c.state_probs)[:-1], u, "right")
+    minus = stream(c.seed, "strand").random(c.n_genes) >= .5
     genes = pd.DataFrame(dict(
-        gene_id=[f"SIMG{i:08d}" for i in range(c.n_genes)], symbol=[f"SIM{i}" for i in range(c.n_genes)],
-        chrom=names[chrom], tss=tss, strand=np.where(stream(c.seed, "strand").random(c.n_genes) < .5, "+", "-"),
-        domain=np.cumsum(new) - 1))
+        gene_id=[f"SIMG{i:08d}" for i in range(c.n_genes)],
+        symbol=[f"SIM{i}" for i in range(c.n_genes)],
+        chrom=names[chrom], tss=tss, strand=np.where(minus, "-", "+"), domain=np.cumsum(new) - 1))
     domains = pd.DataFrame(dict(chrom=names[chrom[lead]], start=start, end=end, state=state))
     return pd.DataFrame(dict(chrom=names, length=length)), domains, genes
 
-# %% ../nbs/05_simulate.ipynb #c024
+# %% ../nbs/05_simulate.ipynb #c022
 def place_enhancers(
     config:SimConfig,   # settings of the cell line
     genes:pd.DataFrame, # gene table of `place_genes`
     domains:pd.DataFrame, # domain table of `place_genes`
-):                      # table: gene (row), chrom, position, distance (signed, genomic), domain (row)
-    "Place enhancers at log-uniform distances, first come first served; positions are 0-based centres."
+):                      # table: gene (row), chrom, position, distance (signed), domain (row)
+    "Place enhancers at log-uniform distances; `position` is the 0-based centre."
     c, shape = config, (len(genes), config.max_enhancers, 16)
     ratio = np.log(c.max_distance / c.min_distance)
     far = c.min_distance * np.exp(ratio * stream(c.seed, "distance").random(shape))
@@ -208,9 +212,9 @@ def place_enhancers(
                         rows.append((i, chrom, tss + d, d))
                         break
     table = pd.DataFrame(rows, columns=["gene", "chrom", "position", "distance"])
+    table = table.astype(dict(gene="int64", position="int64", distance="int64"))
     return table.assign(domain=_domain_at(domains, table.chrom, table.position))
 
-# %% ../nbs/05_simulate.ipynb #c025
 def _domain_at(
     domains:pd.DataFrame, # domain table
     chrom,                # chromosome of each position; `(n,)`
@@ -220,10 +224,11 @@ def _domain_at(
     row = np.zeros(len(chrom), np.int64)
     for name, d in domains.groupby("chrom", sort=False):
         here = np.asarray(chrom) == name
-        row[here] = d.index.to_numpy()[np.searchsorted(d.start, np.asarray(position)[here], "right") - 1]
+        at = np.searchsorted(d.start, np.asarray(position)[here], "right") - 1
+        row[here] = d.index.to_numpy()[at]
     return row
 
-# %% ../nbs/05_simulate.ipynb #c029
+# %% ../nbs/05_simulate.ipynb #c025
 MOTIFS = pd.DataFrame([
     ("SP1", "promoter", 1.0, "GGGGCGGGGC"), ("NFYA", "promoter", 0.8, "AGCCAATCAG"),
     ("ETS1", "promoter", 0.8, "ACCGGAAGTG"), ("YY1", "promoter", 0.6, "CAAGATGGCGGC"),
@@ -236,7 +241,6 @@ SLOTS = {  # sense offsets from the TSS (or the enhancer's centre) at which a mo
     "promoter": np.r_[np.arange(-480, -60, 30), np.arange(30, 120, 30)],
     "core": np.array([-31, -2]), "enhancer": np.arange(-150, 150, 30)}
 
-# %% ../nbs/05_simulate.ipynb #c030
 _ACGT = np.frombuffer(b"ACGT", np.uint8)
 _CODE = np.zeros(256, np.uint8)
 _CODE[_ACGT] = np.arange(4)
@@ -244,12 +248,12 @@ _COMPLEMENT = np.arange(256, dtype=np.uint8)
 _COMPLEMENT[_ACGT] = _ACGT[::-1]
 _WORDS = np.array([list(w.ljust(12, "N").encode()) for w in MOTIFS.consensus], np.uint8)
 
-# %% ../nbs/05_simulate.ipynb #c031
+# %% ../nbs/05_simulate.ipynb #c026
 def plant(
     config:SimConfig,   # settings of the cell line
     where:str,          # `promoter`, `core` or `enhancer`
     owner:pd.DataFrame, # table with chrom, position, strand of each owner; `n` rows
-):                      # table of sites (owner, chrom, start, strand, motif, strength) and bases `(sites, 12)`
+):                      # table of sites; their bases, ASCII, in motif orientation `(sites, 12)`
     "Draw which motif stands in which slot; `start` is the 0-based forward start of the site."
     c, n, kinds = config, len(owner), MOTIFS.index[MOTIFS["where"] == where].to_numpy()
     shape = (n, len(SLOTS[where]))
@@ -274,14 +278,14 @@ def plant(
         effect=MOTIFS.effect.to_numpy()[k] * strength))
     return sites, bases
 
-# %% ../nbs/05_simulate.ipynb #c035
+# %% ../nbs/05_simulate.ipynb #c029
 @dataclass(frozen=True, eq=False)
 class World:
-    "A drawn cell line: layout, planted sites and exogenous noise; interventions leave all of it as it is."
+    "A drawn cell line: layout, planted sites and exogenous noise, which no intervention changes."
     config: SimConfig       # settings
     chroms: pd.DataFrame    # chrom, length
     domains: pd.DataFrame   # chrom, start, end, state
-    genes: pd.DataFrame     # gene_id, symbol, chrom, tss, strand, domain, motif, core, features, shift, labelled
+    genes: pd.DataFrame     # place_genes, with motif, core, features, shift, labelled
     enhancers: pd.DataFrame # gene, chrom, position, distance, domain, motif, strand
     sites: pd.DataFrame     # where, owner, chrom, start, strand, motif, size, strength, effect
     bases: np.ndarray       # bases of each site as ASCII, in motif orientation; `(sites, 12)`
@@ -294,7 +298,7 @@ class World:
         "True expected expression per gene, given all its causes, under an intervention."
         return solve(self, do)[0]["expected"].to_numpy()
 
-# %% ../nbs/05_simulate.ipynb #c036
+# %% ../nbs/05_simulate.ipynb #c030
 def draw(
     config:SimConfig=SimConfig(), # settings of the cell line
 ):                                # a `World`
@@ -309,7 +313,8 @@ def draw(
     planted = {w: plant(c, w, t) for w, t in owners.items()}
     score = {w: _standard(np.bincount(s.owner, s.effect, minlength=len(owners[w])))
              for w, (s, _) in planted.items()}
-    genes["motif"], genes["core"], enhancers["motif"] = score["promoter"], score["core"], score["enhancer"]
+    genes["motif"], genes["core"] = score["promoter"], score["core"]
+    enhancers["motif"] = score["enhancer"]
     for name, (mean, sd) in FEATURES.items():
         z = stream(c.seed, "feature", name).standard_normal(n)
         genes[name] = (mean + sd * np.clip(z, -2.4, 2.4)).round(6)
@@ -325,7 +330,7 @@ def draw(
     return World(c, chroms, domains, genes, enhancers, sites, bases, noise,
                  _calibrate(c, genes, enhancers, noise))
 
-# %% ../nbs/05_simulate.ipynb #c037
+# %% ../nbs/05_simulate.ipynb #c031
 def _standard(
     x, # numbers; `(n,)`
 ):     # the same with mean 0 and variance 1, or zeros when all are equal; `(n,)`
@@ -351,21 +356,22 @@ def _calibrate(
     return dict(state_levels=c.levels.tolist(), distal_mean=float(distal.mean()),
                 distal_sd=float(distal.std()) or 1.0, distal_effect=float(effect))
 
-# %% ../nbs/05_simulate.ipynb #c039
+# %% ../nbs/05_simulate.ipynb #c033
 def contact(
     config:SimConfig, # settings of the cell line
     distance,         # distance in bases, either sign; `(n,)`
 ):                    # contact in a domain of level 0, 1 at distance 0; `(n,)`
     "Power law of contact against distance."
-    return (1 + np.abs(np.asarray(distance, float)) / config.hic_resolution) ** -config.contact_decay
+    bins = np.abs(np.asarray(distance, float)) / config.hic_resolution
+    return (1 + bins) ** -config.contact_decay
 
-# %% ../nbs/05_simulate.ipynb #c041
+# %% ../nbs/05_simulate.ipynb #c035
 def fold_chroms(
     config:SimConfig, # settings of the cell line
 ):                    # dict: fold name -> (test chromosomes, validation chromosomes)
     "Chromosomes left out by each fold; at most 12 folds."
     k = min(12, config.n_chromosomes)
-    test = [[f"chr{i + 1}" for i in range(config.n_chromosomes) if (i - f) % k == 0] for f in range(k)]
+    test = [[f"chr{i + 1}" for i in range(f, config.n_chromosomes, k)] for f in range(k)]
     return {f"fold_{f}": (test[f % k], test[f - 1]) for f in range(1, k + 1)}
 
 def default_fold(
@@ -374,7 +380,7 @@ def default_fold(
     "The fold that `dataset.json` names as default, and whose test chromosomes `shift` changes."
     return list(fold_chroms(config))[-1]
 
-# %% ../nbs/05_simulate.ipynb #c044
+# %% ../nbs/05_simulate.ipynb #c038
 @dataclass(frozen=True, eq=False)
 class Do:
     "An intervention: what is set by hand; None leaves a variable to its causes."
@@ -390,12 +396,12 @@ class Do:
         return dict(activity=None if a is None else np.where(np.isnan(a), None, a).tolist(),
                     state=None if self.state is None else int(self.state), delete=rows)
 
-# %% ../nbs/05_simulate.ipynb #c045
+# %% ../nbs/05_simulate.ipynb #c039
 def _checked(
     world:World, # a drawn world
     do,          # `Do` or None
-):               # activity `(n,)` NaN where untouched, state number `(domains,)`, kept enhancers bool `(e,)`
-    "Spread an intervention over genes, domains and enhancers; raises ValueError on what does not fit."
+):               # activity `(n,)`, NaN where untouched; state `(domains,)`; kept enhancers `(e,)`
+    "Spread an intervention over genes, domains and enhancers; ValueError on what does not fit."
     do, n, e = do or Do(), len(world.genes), len(world.enhancers)
     activity = np.full(n, np.nan)
     if do.activity is not None:
@@ -421,7 +427,7 @@ def _checked(
         keep[rows] = False
     return activity, state, keep
 
-# %% ../nbs/05_simulate.ipynb #c047
+# %% ../nbs/05_simulate.ipynb #c041
 def solve(
     world:World, # a drawn world
     do=None,     # intervention, a `Do`; None: the world as it is
@@ -432,7 +438,8 @@ def solve(
     level = c.levels[state]
     g, e = world.genes.copy(), world.enhancers.copy()
     g["state"], g["s"] = state[g.domain], level[g.domain]
-    caused = c.motif_effect * g.motif + c.state_to_activity * g.s + c.activity_noise * z["gene_activity"]
+    caused = (c.motif_effect * g.motif + c.state_to_activity * g.s
+              + c.activity_noise * z["gene_activity"])
     g["activity"] = np.where(np.isnan(fixed), caused, fixed)
     e["state"], e["s"], e["kept"] = state[e.domain], level[e.domain], keep
     e["activity"] = (c.enhancer_motif_effect * e.motif + c.confounding * c.state_to_enhancer * e.s
@@ -455,12 +462,12 @@ def solve(
     if c.floor: g["expression"] = g.expression.clip(lower=0)
     return g, e
 
-TERMS = ["y_direct", "y_distal", "y_state", "y_core", "y_features"]  # with the intercept: `expected`
+TERMS = ["y_direct", "y_distal", "y_state", "y_core", "y_features"]  # sum + intercept = expected
 
-# %% ../nbs/05_simulate.ipynb #c051
+# %% ../nbs/05_simulate.ipynb #c044
 def do_activity(
     world:World, # a drawn world
-    v,           # promoter activity (log height of the H3K27ac peak): number or `(n,)`, NaN where untouched
+    v,           # promoter activity: number or `(n,)`, NaN where untouched
 ):               # expected expression of each gene; `(n,)`
     "True expression under do(H3K27ac at the promoter = v)."
     return world.expected(Do(activity=v))
@@ -479,7 +486,7 @@ def do_delete_enhancer(
     "True expression under deletion of enhancers."
     return world.expected(Do(delete=which))
 
-# %% ../nbs/05_simulate.ipynb #c060
+# %% ../nbs/05_simulate.ipynb #c052
 def shifted(
     config:SimConfig, # settings of the original world
     factor:float,     # 1 same, 0.5 weakened, 0 removed, -1 reversed
@@ -487,20 +494,23 @@ def shifted(
     "The same cell line with `state_to_expression` multiplied by `factor` on the test chromosomes."
     return replace(config, shift=factor)
 
-# %% ../nbs/05_simulate.ipynb #c064
+# %% ../nbs/05_simulate.ipynb #c055
 def true_share(
     world:World, # a drawn world
 ):               # table by cause: track that carries it, own, share
-    "Variance of expression by cause: `own` = var(term)/var(y), `share` = cov(term, y)/var(y), which sums to one."
+    "Variance of expression by cause: own is var(term)/var(y), share is cov(term, y)/var(y)."
     g, _ = solve(replace(world, config=replace(world.config, floor=False)))
-    y = g.expression.to_numpy()
-    rows = [("direct", "y_direct", "H3K27ac"), ("distal", "y_distal", "H3K27ac at enhancers, HiC"),
-            ("state", "y_state", "none (marked by DNase, HiC)"), ("core", "y_core", "none (sequence)"),
-            ("features", "y_features", "none (features)"), ("noise", "y_noise", "none")]
-    return pd.DataFrame([dict(cause=name, track=track, own=g[t].var() / y.var(ddof=1), share=np.cov(g[t], y)[0, 1] / y.var(ddof=1))
-                         for name, t, track in rows]).set_index("cause")
+    tracks = dict(y_direct="H3K27ac", y_distal="H3K27ac at enhancers, HiC",
+                  y_state="none (marked by DNase, HiC)", y_core="none (sequence)",
+                  y_features="none (features)", y_noise="none")
+    cov = g[["expression", *tracks]].cov()
+    total = cov.loc["expression", "expression"]
+    return pd.DataFrame([
+        dict(cause=t[2:], track=track, own=cov.loc[t, t] / total,
+             share=cov.loc[t, "expression"] / total)
+        for t, track in tracks.items()]).set_index("cause")
 
-# %% ../nbs/05_simulate.ipynb #c070
+# %% ../nbs/05_simulate.ipynb #c058
 def sequence(
     world:World, # a drawn world
     chrom:str,   # chromosome name
@@ -531,7 +541,7 @@ def _gc_table(
     n = round(gc * 128)
     return np.repeat(np.frombuffer(b"ACGT", np.uint8), [128 - n, n, n, 128 - n])
 
-# %% ../nbs/05_simulate.ipynb #c074
+# %% ../nbs/05_simulate.ipynb #c061
 def _hump(
     x,                    # distance from the hump's middle in bases
     middle:float, sd:float, # place and spread of the hump
@@ -556,10 +566,11 @@ def _add_peaks(
     "Lay peaks over a track; the larger value holds."
     first = (np.asarray(centre) - 1200) // bin_size
     row = first[:, None] + np.arange(2400 // bin_size + 1)
-    x = (row * bin_size + (bin_size - 1) / 2 - np.asarray(centre)[:, None]) * np.asarray(sign)[:, None]
+    x = row * bin_size + (bin_size - 1) / 2 - np.asarray(centre)[:, None]
+    x = x * np.asarray(sign)[:, None]
     np.maximum.at(track, row, np.exp(np.asarray(log_height))[:, None] * shape(x))
 
-# %% ../nbs/05_simulate.ipynb #c075
+# %% ../nbs/05_simulate.ipynb #c062
 def bigwig_values(
     world:World, # a drawn world
     chrom:str,   # chromosome name
@@ -572,7 +583,8 @@ def bigwig_values(
     level = genes.groupby("domain").s.first()[d.index].to_numpy()
     size = int(world.chroms.set_index("chrom").length[chrom]) // c.bin_size
     h3k27ac = np.full(size, c.h3k27ac_background)
-    base = np.exp(c.dnase_background + c.state_to_dnase * level + c.dnase_noise * z["domain_dnase"][d.index])
+    noise = c.dnase_noise * z["domain_dnase"][d.index]
+    base = np.exp(c.dnase_background + c.state_to_dnase * level + noise)
     dnase = base[np.searchsorted(d.end, np.arange(size) * c.bin_size, "right")]
     strand = np.where(g.strand == "-", -1, 1)
     for kind, who, t, centre, sign in (("promoter", "gene", g, g.tss, strand),
@@ -585,13 +597,13 @@ def bigwig_values(
     return {k: (v * speckle(k)).round(3).astype(np.float32)
             for k, v in (("h3k27ac", h3k27ac), ("dnase", dnase))}
 
-# %% ../nbs/05_simulate.ipynb #c079
+# %% ../nbs/05_simulate.ipynb #c065
 def hic_pixels(
     world:World, # a drawn world
     chrom:str,   # chromosome name
     solved=None, # what `solve` returned; None: the world as it is
-):               # table bin1_id, bin2_id (within the chromosome), count int32; upper triangle, sorted, no zeros
-    "The contact map of one chromosome up to `hic_range`."
+):               # table bin1_id, bin2_id (bins of this chromosome), count; sorted, no zeros
+    "The contact map of one chromosome up to `hic_range`, upper triangle with diagonal."
     c, b = world.config, world.config.hic_resolution
     genes, _ = solved or solve(world)
     size = -(-int(world.chroms.set_index("chrom").length[chrom]) // b)
@@ -609,7 +621,7 @@ def hic_pixels(
     count = np.rint(np.maximum(np.sqrt(mean) + z / 2, 0) ** 2).astype(np.int32)
     return pd.DataFrame(dict(bin1_id=i, bin2_id=j, count=count))[count > 0]
 
-# %% ../nbs/05_simulate.ipynb #c083
+# %% ../nbs/05_simulate.ipynb #c068
 def dataset_dict(
     config:SimConfig, # settings of the cell line
 ):                    # content of `dataset.json`
@@ -618,20 +630,22 @@ def dataset_dict(
         return dict(name=name, file=file, kind=kind, role=role, unit=unit,
                     transform="log1p", missing=0.0, **more)
     features = [dict(column=f) for f in FEATURES]
-    features.append(dict(column="promoter_activity", transform="log1p", derived_from=["H3K27ac", "DNase"]))
+    features.append(dict(column="promoter_activity", transform="log1p",
+                         derived_from=["H3K27ac", "DNase"]))
     target = dict(column="expression", assay="simulated", cell="simulated", scale="log10(x+1)")
     genes = dict(
         file="genes.tsv", id="gene_id", symbol="symbol", chrom="chrom", tss="tss", tss_base=0,
         strand="strand", targets=[target], features=features,
         folds=list(fold_chroms(config)), default_fold=default_fold(config))
     return dict(
-        format="gxprism-dataset/1", name="simulated", assembly="simulated", fasta="genome.fa", genes=genes,
+        format="gxprism-dataset/1", name="simulated", assembly="simulated", fasta="genome.fa",
+        genes=genes,
         tracks=[track("H3K27ac", "h3k27ac.bw", "foreground", "RPM per kb"),
                 track("DNase", "dnase.bw", "background", "RPM per kb"),
                 track("HiC", "hic.cool", "background", "contacts", "contact",
                       resolution=config.hic_resolution)])
 
-# %% ../nbs/05_simulate.ipynb #c084
+# %% ../nbs/05_simulate.ipynb #c069
 def _write_fasta(
     out,       # folder
     sequences, # pairs of chromosome name and its ASCII bases
@@ -650,7 +664,7 @@ def _write_fasta(
             if len(seq) % line: at += file.write(seq[whole * line:].tobytes() + b"\n")
     (out / "genome.fa.fai").write_text("".join(index))
 
-# %% ../nbs/05_simulate.ipynb #c085
+# %% ../nbs/05_simulate.ipynb #c070
 def _tss_means(
     values,       # track per bin; `(bins,)`
     bin_size:int, # bases per bin
@@ -658,7 +672,9 @@ def _tss_means(
 ):                # mean over [tss - 500, tss + 500); float64 `(n,)`
     "Exact mean of a binned track around each TSS, the sum that a base-by-base reading would give."
     total = np.concatenate([[0.0], np.cumsum(values.astype(np.float64))]) * bin_size
-    edge = lambda x: total[x // bin_size] + (x % bin_size) * values[np.minimum(x // bin_size, len(values) - 1)]
+    def edge(x):                                 # sum of the bases before x
+        i = x // bin_size
+        return total[i] + (x % bin_size) * values[np.minimum(i, len(values) - 1)]
     tss = np.asarray(tss)
     return (edge(tss + 500) - edge(tss - 500)) / 1000
 
@@ -676,7 +692,7 @@ def _gene_table(
     t["expression"] = genes.expression.where(genes.labelled)
     return t
 
-# %% ../nbs/05_simulate.ipynb #c087
+# %% ../nbs/05_simulate.ipynb #c072
 def render(
     world:World,        # a drawn world
     out,                # folder to write
@@ -704,7 +720,7 @@ def render(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return out
 
-# %% ../nbs/05_simulate.ipynb #c088
+# %% ../nbs/05_simulate.ipynb #c073
 def _write_all(
     world:World, # a drawn world
     out:Path,    # existing empty folder
@@ -718,25 +734,27 @@ def _write_all(
     bigwig = {k: pyBigWig.open(str(out / f"{k}.bw"), "w") for k in ("h3k27ac", "dnase")}
     for file in bigwig.values(): file.addHeader(lengths, maxZooms=1)
     genes = solved[0].assign(h3k27ac_rpm_tss1kb=0.0, dnase_rpm_tss1kb=0.0)
-    bar = tqdm(world.chroms.chrom, desc="simulate", disable=None if progress is None else not progress)
+    hide = None if progress is None else not progress
+    bar = tqdm(world.chroms.chrom, desc="simulate", disable=hide)
     def sequences():
         for chrom in bar:
             values, here = bigwig_values(world, chrom, solved), (genes.chrom == chrom).to_numpy()
             for k, file in bigwig.items():
                 file.addEntries(chrom, 0, values=values[k], span=c.bin_size, step=c.bin_size)
-                genes.loc[here, f"{k}_rpm_tss1kb"] = _tss_means(values[k], c.bin_size, genes.tss[here])
+                mean = _tss_means(values[k], c.bin_size, genes.tss[here])
+                genes.loc[here, f"{k}_rpm_tss1kb"] = mean
             yield chrom, sequence(world, chrom, do)
     _write_fasta(out, sequences())
     for file in bigwig.values(): file.close()
     bins = cooler.binnify(pd.Series(dict(lengths)), c.hic_resolution)
-    first = bins.groupby("chrom", sort=False, observed=True).start.size().cumsum().shift(fill_value=0)
+    first = {k: i.min() for k, i in bins.groupby("chrom", observed=True).groups.items()}
     pixels = ((hic_pixels(world, k, solved), first[k]) for k in world.chroms.chrom)
     cooler.create_cooler(
         str(out / "hic.cool"), bins, ordered=True, dtypes=dict(count=np.int32),
         pixels=(p.assign(bin1_id=p.bin1_id + at, bin2_id=p.bin2_id + at) for p, at in pixels))
     _write_tables(world, out, do, genes, solved[1])
 
-# %% ../nbs/05_simulate.ipynb #c089
+# %% ../nbs/05_simulate.ipynb #c074
 def _write_tables(
     world:World, # a drawn world
     out:Path,    # folder
@@ -760,7 +778,7 @@ def _write_tables(
     for name, content in (("truth.json", truth), ("dataset.json", dataset_dict(c))):
         (out / name).write_text(json.dumps(content, indent=1) + "\n")
 
-# %% ../nbs/05_simulate.ipynb #c090
+# %% ../nbs/05_simulate.ipynb #c075
 def simulate(
     out,                # folder to write
     config:SimConfig=SimConfig(), # settings of the cell line
@@ -771,12 +789,12 @@ def simulate(
     "Draw a cell line and write it as standard files."
     return render(draw(config), out, do, overwrite, progress)
 
-# %% ../nbs/05_simulate.ipynb #c098
+# %% ../nbs/05_simulate.ipynb #c085
 @dataclass(frozen=True, eq=False)
 class Truth:
     "What is on record about a simulated cell line."
     genes: pd.DataFrame      # truth.tsv: state, activity, distal, terms of expression
-    enhancers: pd.DataFrame  # enhancers.tsv: gene_id, position, activity, contact, effect on expression
+    enhancers: pd.DataFrame  # enhancers.tsv: gene_id, position, activity, contact, effect
     domains: pd.DataFrame    # domains.tsv: chrom, start, end, state
     config: SimConfig        # settings
     coefficients: dict       # levels of the states, ruler and effect of distal regulation
@@ -789,7 +807,7 @@ def read_truth(
     "Read the truth beside a simulated data set; raises FileNotFoundError if there is none."
     folder = Path(folder)
     if not (folder / "truth.json").exists():
-        raise FileNotFoundError(f"{folder}: expected a simulated data set with truth.json, found none")
+        raise FileNotFoundError(f"{folder}: expected a simulated data set with truth.json")
     d = json.loads((folder / "truth.json").read_text())
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in d.pop("config").items()}
     tables = {k: pd.read_csv(folder / f, sep="\t") for k, f in

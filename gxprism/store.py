@@ -262,7 +262,8 @@ def _core(
 )->dict:           # the part that decides its content
     "What two stores must share to hold the same numbers: neither where files lie nor when."
     sums = {f: s['sha256'] for f, s in manifest['sources'].items()}
-    return {k: manifest[k] for k in ('format', 'spec', 'window', 'margin', 'dtype')} | dict(sources=sums)
+    core = {k: manifest[k] for k in ('format', 'spec', 'window', 'margin', 'dtype')} | dict(sources=sums)
+    return json.loads(json.dumps(core))      # as a manifest read back: tuples become lists
 
 def _manifest(
     folder:Path, # perhaps a store
@@ -324,7 +325,8 @@ def _columns(
     start = np.broadcast_to((width - window)//2 + np.asarray(shift), rows.shape)
     if not (start >= 0).all() or not (start + window <= width).all():
         raise ValueError(f'window {window} with shifts up to {np.abs(shift).max()}: the store holds {width} bases per gene')
-    if (start == start[0]).all(): return rows, slice(int(start[0]), int(start[0]) + window)
+    first = int(start[0]) if len(rows) else 0
+    if (start == first).all(): return rows, slice(first, first + window)
     return rows[:, None], start[:, None] + np.arange(window)
 
 def _expand_contacts(
