@@ -209,8 +209,8 @@ class MambaParams(nn.Module):
         "Convolution, selection and scan in one direction."
         v = conv_silu(u, self.conv1d.weight, self.conv1d.bias, reverse)
         dt, B, C = self.x_proj(v).split([self.rank, self.m, self.m], -1)
-        return selective_scan(v, F.linear(dt, self.dt_proj.weight), -torch.exp(self.A_log.float()), B, C,
-                              self.D, dt_bias=self.dt_proj.bias, reverse=reverse)
+        return selective_scan(v, dt, -torch.exp(self.A_log.float()), B, C, self.D, dt_bias=self.dt_proj.bias,
+                              dt_weight=self.dt_proj.weight, reverse=reverse)
 
 # %% ../nbs/21_backbone.ipynb #c029
 def gate_forward(a, b, z, out, zs, shape, part):

@@ -75,7 +75,8 @@ def contact_steps(
 )->StepFunction: # of the transformed contact with the TSS
     "The contact of a stretch of DNA with one TSS, as a step function."
     values, first, size = reader.profile(chrom, tss, start, end)
-    at, rest = (first + np.arange(len(values)))*size, float(track.apply(np.array([track.missing]))[0])
+    at = (first + np.arange(len(values)))*size
+    rest = float(track.apply(np.array([track.missing]))[0])
     return StepFunction(at, at + size, track.apply(fill(values, track.missing)[0]), rest)
 
 # %% ../nbs/23_baselines.ipynb #c015
@@ -144,7 +145,7 @@ def gene_features(
     windows=(2000,),    # window lengths of the set `binned`, in bases
     bins:int=20,        # bins in each of these windows
     k:int=4,            # longest word of the set `kmer`
-    kmer_window:int=2000, # window of the set `kmer`, in bases
+    kmer_window:int=2000, # window of the set `kmer`, `[tss - 1000, tss + 1000)` by default
 )->pd.DataFrame:        # a row per gene of the table, in its order, indexed by gene_id; float64
     "Features of every gene, read from the files of a data set; ValueError on an unknown set."
     unknown = [s for s in sets if s not in FEATURE_SETS]
@@ -158,10 +159,14 @@ def gene_features(
     if 'halflife' in sets: parts.append(_own_features(spec, genes))
     for length in windows if 'binned' in sets else ():
         x = binned_signals(spec, genes, length, bins).reshape(len(genes), -1)
-        parts.append(pd.DataFrame(x, columns=[f'{length}:{n}:{b:02d}' for n in names for b in range(bins)]))
-    if 'kmer' in sets: parts.append(kmer_counts(_window_codes(spec, genes, kmer_window), k).add_prefix('kmer:'))
+        columns = [f'{length}:{n}:{b:02d}' for n in names for b in range(bins)]
+        parts.append(pd.DataFrame(x, columns=columns))
+    if 'kmer' in sets:
+        counts = kmer_counts(_window_codes(spec, genes, kmer_window), k)
+        parts.append(counts.add_prefix('kmer:'))
     return pd.concat(parts, axis=1).astype(float).set_axis(pd.Index(genes.gene_id, name='gene_id'))
 
+# %% ../nbs/23_baselines.ipynb #c023
 def _own_features(
     spec:DatasetSpec,   # data set
     genes:pd.DataFrame, # of `read_genes`; `n` rows
@@ -181,7 +186,7 @@ def _window_codes(
     at = zip((resolve_chrom(c, genome.lengths) for c in genes.chrom), genes.tss)
     return np.stack([genome.fetch(chrom, *window(int(tss), length)) for chrom, tss in at])
 
-# %% ../nbs/23_baselines.ipynb #c029
+# %% ../nbs/23_baselines.ipynb #c030
 @dataclass(frozen=True)
 class MeanBaseline:
     "The mean of the training genes, for every gene."
@@ -194,7 +199,7 @@ class MeanBaseline:
 
 @dataclass(frozen=True)
 class RidgeBaseline:
-    "Ridge regression on standardised features, penalty chosen by leave-one-out on the training genes."
+    "Ridge regression on standardised features; penalty by leave-one-out on the training genes."
     seed:int=0                                           # not used: the fit is deterministic
     alphas:tuple=tuple(np.logspace(-1, 5, 13).tolist())  # penalties tried
 
@@ -205,7 +210,7 @@ class RidgeBaseline:
         from sklearn.preprocessing import StandardScaler
         return make_pipeline(StandardScaler(), RidgeCV(self.alphas)).fit(x, y).predict
 
-# %% ../nbs/23_baselines.ipynb #c031
+# %% ../nbs/23_baselines.ipynb #c032
 @dataclass(frozen=True)
 class BoostingBaseline:
     "Gradient boosted trees; how many of them is chosen on the validation chromosomes."
@@ -218,21 +223,22 @@ class BoostingBaseline:
 
     def __post_init__(self):
         if self.max_iter < 1 or self.learning_rate <= 0:
-            raise ValueError(f'boosting: expected max_iter >= 1 and learning_rate > 0, found {self}')
+            raise ValueError(f'expected max_iter >= 1 and learning_rate > 0, found {self}')
 
     def fit(self, x, y, x_valid, y_valid):
         "Fit on `x` `(n, f)`, `y` `(n,)`, stop on the validation genes; returns a predictor."
         from itertools import islice
         from sklearn.ensemble import HistGradientBoostingRegressor
         if not len(y_valid):
-            raise ValueError('boosting: no labelled validation gene, and it is they who say when to stop')
+            raise ValueError('boosting: no labelled validation gene, and these say when to stop')
         config = {k: v for k, v in vars(self).items() if k != 'seed'}
-        model = HistGradientBoostingRegressor(early_stopping=False, random_state=self.seed, **config).fit(x, y)
+        config |= dict(early_stopping=False, random_state=self.seed)
+        model = HistGradientBoostingRegressor(**config).fit(x, y)
         error = [np.mean((p - y_valid)**2) for p in model.staged_predict(x_valid)]
         best = int(np.argmin(error))
         return lambda x: next(islice(model.staged_predict(x), best, None))
 
-# %% ../nbs/23_baselines.ipynb #c033
+# %% ../nbs/23_baselines.ipynb #c034
 CLASSICAL = {'mean': MeanBaseline, 'ridge': RidgeBaseline, 'boosting': BoostingBaseline}
 
 def fit_classical(
@@ -251,7 +257,8 @@ def fit_classical(
         raise ValueError('expected x (n, f), y (n,) and splits (n,), '
                          f'found {x.shape}, {y.shape} and {splits.shape}')
     bad = set(splits) - {'train', 'valid', 'test'}
-    if bad: raise ValueError(f'splits: expected train, valid or test, found {sorted(map(str, bad))}')
+    if bad:
+        raise ValueError(f'splits: expected train, valid or test, found {sorted(map(str, bad))}')
     if not np.isfinite(x).all():
         rows = np.flatnonzero(~np.isfinite(x).all(1))
         raise ValueError(f'x: {len(rows)} gene(s) have a feature that is not a finite number, '

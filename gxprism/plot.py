@@ -7,7 +7,9 @@ __all__ = ['PALETTE', 'STYLE', 'style', 'save', 'predicted_vs_observed', 'metric
            'scatter_signal', 'draw_dag']
 
 # %% ../nbs/08_plot.ipynb #c003
+import io
 import os
+import sys
 from functools import wraps
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .metrics import scores
 
@@ -34,21 +37,40 @@ STYLE = {'figure.figsize': (6, 3.6), 'figure.dpi': 130, 'savefig.dpi': 130, 'fig
 def style():
     "Use the style of the book for every figure made from now on."
     plt.rcParams.update(STYLE)
+    plt.close(plt.figure())  # let a notebook set up its display before we adjust it
+    _compact()
 
-# %% ../nbs/08_plot.ipynb #c009
+# %% ../nbs/08_plot.ipynb #c008
+def _png(fig):
+    "Render `fig` as PNG with a palette of 128 colours; bytes."
+    full, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(full, format='png', dpi=fig.dpi, bbox_inches='tight', facecolor='white')
+    Image.open(full).convert('RGB').quantize(128, Image.Quantize.MAXCOVERAGE).save(small, format='PNG', optimize=True)
+    return small.getvalue()
+
+
+def _compact():
+    "Make the running notebook, if there is one, show figures through `_png`."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    if shell is not None: shell.display_formatter.formatters['image/png'].for_type(Figure, _png)
+
+# %% ../nbs/08_plot.ipynb #c011
 def _styled(draw):
     "Run `draw` in the style of the book, whatever the caller's settings are."
     @wraps(draw)
     def drawn(*args, **kwargs):
-        with plt.rc_context(STYLE): return draw(*args, **kwargs)
+        with plt.rc_context(STYLE): fig = draw(*args, **kwargs)
+        _compact()
+        return fig
     return drawn
 
 
 def _axes(ax=None, rows=1, size=(6, 3.6), ratios=None):
     "Return `ax`, or one column of `rows` new axes sharing x in a new figure."
     if ax is not None: return ax
-    axes = Figure(figsize=size, dpi=STYLE['figure.dpi'], layout='constrained').subplots(
-        rows, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    fig, axes = plt.subplots(rows, 1, figsize=size, sharex=True, squeeze=False, height_ratios=ratios)
+    plt.close(fig)  # pyplot forgets it; the notebook shows it once, as a value
+    axes = axes[:, 0]
     return axes[0] if rows == 1 else axes
 
 
@@ -57,7 +79,7 @@ def _colour(name):
     if name not in PALETTE: raise ValueError(f'colour: expected a meaning out of {", ".join(PALETTE)}, found {name!r}')
     return PALETTE[name]
 
-# %% ../nbs/08_plot.ipynb #c012
+# %% ../nbs/08_plot.ipynb #c014
 def save(
     fig,         # figure to write
     name:str,    # file name without ending, such as `prism_versus_baselines`
@@ -78,7 +100,7 @@ def save(
     plt.close(fig)
     return fig
 
-# %% ../nbs/08_plot.ipynb #c015
+# %% ../nbs/08_plot.ipynb #c017
 def _frame(values, share):
     "Limits that hold every value except those far outside the quantiles `share` and `1 - share`, with a margin."
     q = np.quantile(values, [share, 1 - share])
@@ -105,12 +127,12 @@ def _numbers(x, name, n=None):
 
 
 def _note(ax, *notes):
-    "Small grey text in the lower right corner, for what the picture leaves out."
+    "Small grey text below the axes, for what the picture leaves out."
     text = '; '.join(n for n in notes if n)
-    if text: ax.text(1, .012, text, transform=ax.transAxes, ha='right', va='bottom', fontsize=7.5, color=PALETTE['grey'],
-                     bbox=dict(facecolor='white', edgecolor='none', alpha=.75, pad=1.2), zorder=9)
+    if text: ax.annotate(text, (1, 0), (0, -33), xycoords='axes fraction', textcoords='offset points', ha='right', va='top',
+                         fontsize=7.5, color='#555555')
 
-# %% ../nbs/08_plot.ipynb #c018
+# %% ../nbs/08_plot.ipynb #c020
 @_styled
 def predicted_vs_observed(
     y,                     # measured expression, NaN where unlabelled; `(n,)`
@@ -147,7 +169,7 @@ def predicted_vs_observed(
            title=title or f'Pearson {s["pearson"]:.2f} on {s["n"]:,} genes')
     return ax.figure
 
-# %% ../nbs/08_plot.ipynb #c023
+# %% ../nbs/08_plot.ipynb #c025
 def _dots_row(ax, i, v, colour, frame, ci, digits):
     "Draw one row of metric_dots: seeds `v`, their mean and sd, the interval `ci`, and the number at the right."
     mean, sd = v.mean(), v.std(ddof=1) if len(v) > 1 else np.nan
@@ -196,10 +218,11 @@ def metric_dots(
         ax.axhline(i, color=PALETTE['pale'], lw=.7, zorder=0)
     ax.set(yticks=range(len(groups)), yticklabels=[str(g) for g in groups], ylim=(len(groups) - .45, -.55), xlim=frame,
            xlabel=unit or metric, title=title or '')
+    _note(ax, 'dots: seeds; band: mean ± sd' + ('; line: interval over genes' if intervals else ''))
     ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False)
     return ax.figure
 
-# %% ../nbs/08_plot.ipynb #c028
+# %% ../nbs/08_plot.ipynb #c030
 @_styled
 def differences(
     rows,           # one row per comparison, as `metrics.compare` returns, with a column `label`: list of dicts or DataFrame
@@ -219,13 +242,13 @@ def differences(
         colour, decided = _colour((colours or {}).get(r.label, 'grey')), r.low > 0 or r.high < 0
         ax.plot([r.low, r.high], [i, i], color=colour, lw=2)
         ax.plot(r.diff, i, 'o', ms=7, color=colour, mfc=colour if decided else 'white', mew=1.6)
-        ax.annotate(f'{r.diff:+.{digits}f}   p {"<" if r.p < .001 else "="} {max(r.p, .001):.3f}', (1.015, i),
+        ax.annotate(f'{r.diff:+.{digits}f}   p {"<" if r.p < .001 else "="} {max(r.p, .001):.3f}'.replace('-', '−'), (1.015, i),
                     xycoords=('axes fraction', 'data'), va='center', fontsize=8)
     ax.set(yticks=range(len(df)), yticklabels=list(df.label), ylim=(len(df) - .45, -.55), xlabel=unit, title=title or '')
     ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False); ax.margins(x=.06)
     return ax.figure
 
-# %% ../nbs/08_plot.ipynb #c032
+# %% ../nbs/08_plot.ipynb #c034
 def _binned(values, bins):
     "Largest value of each of at most `bins` equal bins (NaN only where a bin holds nothing), and bin edges in bases."
     n = len(values)
@@ -235,20 +258,20 @@ def _binned(values, bins):
 
 
 def _track(ax, values, x0, colour, high, bins=1200):
-    "Draw one track as a filled step line from `x0` kb on, clipped at quantile `high`; return the note about it."
+    "Draw one track as a filled step line from `x0` kb on, clipped a quarter above quantile `high`; return the note about it."
     top, edges = _binned(values, bins)
     x, seen = x0 + edges / 1000, top[~np.isnan(top)]
-    peak = np.nanquantile(values, high) if len(seen) else 1.
+    peak = min(seen.max(), 1.25 * np.nanquantile(values, high)) if len(seen) else 1.
     peak = peak if peak > 0 else (seen.max() if len(seen) and seen.max() > 0 else 1.)
     drawn, moved, _ = _clip(np.nan_to_num(top), min(0., seen.min()) if len(seen) else 0., peak)
     ax.stairs(drawn, x, fill=True, color=colour, alpha=.85, lw=0)
-    for i in np.flatnonzero(moved): ax.plot([x[i], x[i + 1]], [peak, peak], color=PALETTE['truth'], lw=1.6, solid_capstyle='butt')
+    ax.plot((x[:-1] + x[1:])[moved] / 2, np.full(moved.sum(), peak * 1.05), '^', ms=3.5, color=PALETTE['truth'], clip_on=False)
     for i in np.flatnonzero(np.isnan(top)): ax.axvspan(x[i], x[i + 1], color=PALETTE['pale'], lw=0)
     ax.set_ylim(min(0., drawn.min()), peak * 1.12)
     gaps = np.isnan(values).mean()
     return [f'cut at {peak:.3g}, highest {np.nanmax(values):.3g}' if moved.any() else '', f'{gaps:.1%} no data' if gaps else '']
 
-# %% ../nbs/08_plot.ipynb #c034
+# %% ../nbs/08_plot.ipynb #c036
 @_styled
 def gene_window(
     tracks,           # values per base by track name, all of one length; `{name: (l,)}`
@@ -259,7 +282,7 @@ def gene_window(
     roles=None,       # meaning (key of PALETTE, or 'foreground') per track; default: signal
     units=None,       # unit per track, written on its axis
     seq=None,         # base codes 0..4; adds a panel of GC content; `(l,)`
-    high:float=.9995, # quantile of each track at which its axis ends
+    high:float=.999,  # quantile of each track; its axis ends a quarter above, or at the highest value
     title=None,       # the finding; default: the gene and its strand
 ):                    # figure
     "Draw the tracks of one window above one another around the transcription start."
@@ -282,10 +305,10 @@ def gene_window(
     for ax in axes: ax.axvline(0, color=PALETTE['truth'], lw=.8, ls=':', zorder=5)
     axes[-1].set(xlim=(x0, x0 + n / 1000), xlabel='position from the TSS, kb (forward strand)')
     axes[0].figure.align_ylabels(axes[1:])
-    axes[0].set_title(title or f'{name or "gene"}, {strand} strand, {n:,} bases')
+    axes[0].set_title(title or f'{name or "gene"}, {"+" if strand == "+" else "−"} strand, {n:,} bases')
     return axes[0].figure
 
-# %% ../nbs/08_plot.ipynb #c036
+# %% ../nbs/08_plot.ipynb #c038
 def _gene_arrow(ax, strand, name, n):
     "Draw the bent arrow of a TSS, pointing along the strand."
     reach = n / 1000 * .06 * (1 if strand == '+' else -1)
@@ -312,7 +335,7 @@ def _gc(seq, size):
     known = np.add.reduceat((seq < 4).astype(float), edges[:-1])
     return np.where(known > 0, gc / np.maximum(known, 1), np.nan), edges
 
-# %% ../nbs/08_plot.ipynb #c042
+# %% ../nbs/08_plot.ipynb #c044
 @_styled
 def scatter_signal(
     x,                   # signal per gene; `(n,)`
@@ -341,12 +364,12 @@ def scatter_signal(
         q = pd.DataFrame(dict(cell=cell, x=drawn, y=y)).groupby('cell').quantile([.25, .5, .75]).unstack()
         ax.fill_between(q['x'][.5], q['y'][.25], q['y'][.75], color=PALETTE['truth'], alpha=.15, lw=0)
         ax.plot(q['x'][.5], q['y'][.5], 'o-', color=PALETTE['truth'], ms=4, lw=1.2)
-        ax.annotate('median and\nmiddle half', (q['x'][.5].iloc[-1], q['y'][.5].iloc[-1]), (8, 4), textcoords='offset points', fontsize=8)
+        ax.text(.02, .97, 'line: median; band: middle half of the genes', transform=ax.transAxes, va='top', fontsize=8)
     _note(ax, beyond, f'{left:,} without label or signal not drawn' if left else '')
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(low, high), title=title or f'Spearman {s["spearman"]:.2f} on {s["n"]:,} genes')
     return ax.figure
 
-# %% ../nbs/08_plot.ipynb #c046
+# %% ../nbs/08_plot.ipynb #c048
 @_styled
 def draw_dag(
     edges,       # arrows as (cause, effect) pairs
@@ -373,7 +396,7 @@ def draw_dag(
     boxes = {v: _node(ax, pos[v], (labels or {}).get(v, str(v)), v in given, v in latent, _colour((colours or {}).get(v, 'truth'))) for v in graph}
     for a, b in graph.edges:
         hot = (a, b) in {tuple(e) for e in open}
-        ax.annotate('', pos[b], pos[a], zorder=1, arrowprops=dict(
+        ax.annotate('', pos[b], pos[a], zorder=4, arrowprops=dict(
             arrowstyle='-|>', mutation_scale=13, lw=2.2 if hot else 1.2, color=PALETTE['signal'] if hot else '#444444',
             linestyle='--' if a in latent else '-', patchA=boxes[a], patchB=boxes[b], shrinkA=2, shrinkB=2))
     ax.set_axis_off(); ax.set_title(title or '')

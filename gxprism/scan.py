@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LANES', 'LOG2E', 'LN2', 'STEPS', 'BACKENDS', 'scan_reference', 'scan_inputs', 'scan_torch', 'kernels', 'exp2',
-           'softplus', 'sigmoid', 'walk', 'scan_forward', 'retrace', 'walk_back', 'open_tile', 'close_tile',
-           'scan_backward', 'flat_rows', 'in_lanes', 'work_parts', 'run_parts', 'scan_numba', 'scan_mamba_ssm',
-           'available_backends', 'pick_backend', 'selective_scan']
+           'softplus', 'sigmoid', 'step_size', 'walk', 'scan_forward', 'retrace', 'walk_back', 'open_tile', 'narrow',
+           'close_tile', 'sum_lanes', 'scan_backward', 'flat_rows', 'in_lanes', 'work_parts', 'run_parts', 'scan_numba',
+           'scan_mamba_ssm', 'available_backends', 'pick_backend', 'selective_scan']
 
 # %% ../nbs/20_scan.ipynb #c003
 import importlib.util, math, os
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 # %% ../nbs/20_scan.ipynb #c007
 def scan_reference(
     u:Tensor,        # values along the sequence; `(n, l, d)`
-    dt:Tensor,       # step size before bias and softplus; `(n, l, d)`
+    dt:Tensor,       # step size before bias and softplus; `(n, l, d)`, or `(n, l, r)` with `dt_weight`
     A:Tensor,        # decay rate of each memory cell, not positive; `(d, m)`
     B:Tensor,        # write weights; `(n, l, m)`
     C:Tensor,        # read weights; `(n, l, m)`
@@ -31,9 +31,11 @@ def scan_reference(
     z:Tensor=None,   # gate before SiLU; `(n, l, d)`
     dt_bias:Tensor=None, # added to `dt`; `(d,)`
     reverse:bool=False,  # walk from the last base to the first
+    dt_weight:Tensor=None, # widens `dt` from rank `r` to all channels; `(d, r)`
 )->Tensor:           # gated output in the dtype of `u`; `(n, l, d)`
     "The recurrence of Mamba (section 3.2) as a loop in float64."
     x, dt, A, B, C = (t.double() for t in (u, dt, A, B, C))
+    if dt_weight is not None: dt = F.linear(dt, dt_weight.double())
     dt = F.softplus(dt if dt_bias is None else dt + dt_bias.double())
     h, ys = x.new_zeros(x.shape[0], *A.shape), [None]*x.shape[1]
     for t in reversed(range(len(ys))) if reverse else range(len(ys)):
@@ -111,11 +113,13 @@ def scan_torch(
     u:Tensor, dt:Tensor, A:Tensor, B:Tensor, C:Tensor, # as in `scan_reference`
     D:Tensor=None, z:Tensor=None, dt_bias:Tensor=None, # as in `scan_reference`
     reverse:bool=False,  # walk from the last base to the first
+    dt_weight:Tensor=None, # as in `scan_reference`
     budget:int=2**20,    # states held at once on a CPU; 64 times as many elsewhere
 )->Tensor:               # gated output in the dtype of `u`; `(n, l, d)`
     "Blocked scan in plain PyTorch, for any device, float32 inside (float64 for float64 inputs)."
     dtype, out = u.dtype, torch.float64 if u.dtype==torch.float64 else torch.float32
     u, dt, A, B, C = (t.to(out) for t in (u, dt, A, B, C))
+    if dt_weight is not None: dt = F.linear(dt, dt_weight.to(out))
     delta = F.softplus(dt if dt_bias is None else dt + dt_bias.to(out))
     x = [t.flip(1) if reverse else t for t in (u, delta, B, C)]
     room = budget*(1 if u.device.type=='cpu' else 64)
@@ -289,6 +293,12 @@ def sigmoid(x):
 # %% ../nbs/20_scan.ipynb #c040
 STEPS = 32 # bases of a tile
 
+def step_size(dt, i, W, rank, c, bias):
+    "Step sizes of sixteen channels before softplus; widened from rank `rank` unless that is zero."
+    if rank==0: return bias + load(dt, i + c)
+    for j in range(rank): bias = bias + load(W, c*rank + j*LANES)*spread(dt, i + j)
+    return bias
+
 def walk(h, i, a2, j, B, bi, bstep, C, ci, cstep, delta, w, y, tl):
     "One memory cell of sixteen channels over a tile; adds its readout to `y`."
     x, a = load(h, i), load(a2, j)
@@ -299,10 +309,10 @@ def walk(h, i, a2, j, B, bi, bstep, C, ci, cstep, delta, w, y, tl):
     store(h, i, x)
 
 # %% ../nbs/20_scan.ipynb #c042
-def scan_forward(u, dt, a2, B, C, D, z, bias, out, saved, strides, shape, part):
+def scan_forward(u, dt, a2, B, C, D, z, bias, W, out, saved, strides, shape, part):
     "Forward scan of some genes and channels; all arrays flat float32, `strides` the distance between rows."
     us, ds, bs, cs, zs = strides
-    l, d, m, reverse, gated, keep = shape
+    l, d, m, rank, reverse, gated, keep = shape
     g0, g1, c0, c1 = part
     delta, w, y = (np.empty(STEPS*LANES, np.float32), np.empty(STEPS*LANES, np.float32),
                    np.empty(STEPS*LANES, np.float32))
@@ -314,7 +324,8 @@ def scan_forward(u, dt, a2, B, C, D, z, bias, out, saved, strides, shape, part):
             for c in range(c0, c1, LANES):
                 skip, b, hi = load(D, c), load(bias, c), (c - c0)*m
                 for t in range(tl):
-                    x, e = load(u, (r + t*step)*us + c), softplus(load(dt, (r + t*step)*ds + c) + b)[0]
+                    x, i = load(u, (r + t*step)*us + c), (r + t*step)*ds
+                    e = softplus(step_size(dt, i, W, rank, c, b))[0]
                     store(delta, t*LANES, e); store(w, t*LANES, e*x); store(y, t*LANES, skip*x)
                 for n in range(m):
                     if keep: store(saved, ((g*((l + STEPS - 1)//STEPS) + s//STEPS)*d + c)*m + n*LANES,
@@ -357,21 +368,28 @@ def walk_back(G, i, gA, o, a2, j, B, bi, bstep, C, ci, cstep, delta, w, gy, deca
     store(G, i, x); store(gA, o, ga)
 
 # %% ../nbs/20_scan.ipynb #c046
-def open_tile(u, dt, z, gout, D, bias, tile, strides, d, gated, r, step, c, tl):
+def open_tile(u, dt, z, gout, D, bias, W, tile, strides, d, rank, gated, r, step, c, tl):
     "Prepare a tile for the backward pass."
     delta, w, y, gy, S, R, slope, x = tile
     skip, b = load(D, c), load(bias, c)
     for t in range(tl):
         k, i = t*LANES, r + t*step
         v, g = load(u, i*strides[0] + c), load(gout, i*d + c)
-        e, sl = softplus(load(dt, i*strides[1] + c) + b)
+        e, sl = softplus(step_size(dt, i*strides[1], W, rank, c, b))
         if gated:
             gate = load(z, i*strides[4] + c)
             g = g*gate*sigmoid(gate)
         store(delta, k, e); store(w, k, e*v); store(y, k, skip*v); store(gy, k, g)
         store(S, k, splat(0.)); store(R, k, splat(0.)); store(slope, k, sl); store(x, k, v)
 
-def close_tile(z, gout, D, tile, gu, gdt, gz, gD, gbias, zs, d, gated, r, step, c, o, tl):
+def narrow(dt, i, W, gW, pdt, k, rank, c, o, gd):
+    "Pass the gradient of widened step sizes to their low-rank form and to the weight."
+    for j in range(rank):
+        p, q = j*STEPS*LANES + k, o*rank + j*LANES
+        store(pdt, p, load(pdt, p) + gd*load(W, c*rank + j*LANES))
+        store(gW, q, load(gW, q) + gd*spread(dt, i + j))
+
+def close_tile(dt, W, z, gout, D, tile, gu, gdt, gz, gD, gbias, gW, pdt, strides, d, rank, gated, r, step, c, o, tl):
     "Write the gradients of a tile's inputs."
     delta, w, y, gy, S, R, slope, x = tile
     skip, sD, sb = load(D, c), load(gD, o), load(gbias, o)
@@ -380,19 +398,25 @@ def close_tile(z, gout, D, tile, gu, gdt, gz, gD, gbias, zs, d, gated, r, step, 
         v, g, s = load(x, k), load(gy, k), load(S, k)
         gd = (load(R, k)*LN2 + s*v)*load(slope, k)
         store(gu, i*d + c, s*load(delta, k) + skip*g)
-        store(gdt, i*d + c, gd)
+        if rank: narrow(dt, i*strides[1], W, gW, pdt, k, rank, c, o, gd)
+        else: store(gdt, i*d + c, gd)
         sD, sb = sD + g*v, sb + gd
         if gated:
-            gate = load(z, i*zs + c)
+            gate = load(z, i*strides[4] + c)
             e = sigmoid(gate)
             store(gz, i*d + c, load(gout, i*d + c)*load(y, k)*e*(gate*(1. - e) + 1.))
     store(gD, o, sD); store(gbias, o, sb)
 
 # %% ../nbs/20_scan.ipynb #c048
-def scan_backward(u, dt, a2, B, C, D, z, bias, gout, saved, gu, gdt, gA, gB, gC, gD, gz, gbias,
+def sum_lanes(p, out, row, m, step, tl):
+    "Sum lane vectors `(m, STEPS)` of a tile over their lanes into rows of `out`."
+    for t in range(tl):
+        for n in range(m): out[(row + t*step)*m + n] = total(load(p, n*STEPS*LANES + t*LANES))
+
+def scan_backward(u, dt, a2, B, C, D, z, bias, W, gout, saved, gu, gdt, gA, gB, gC, gD, gz, gbias, gW,
                   strides, shape, part):
     "Backward scan of some genes and channels; `gA`, `gD`, `gbias` per gene, `gB`, `gC` per group of channels."
-    l, d, m, reverse, gated, _ = shape
+    l, d, m, rank, reverse, gated, _ = shape
     g0, g1, c0, c1, copy = part
     bs, cs, N, step = strides[2], strides[3], STEPS*LANES, 1 - 2*reverse
     tile = (np.empty(N, np.float32), np.empty(N, np.float32), np.empty(N, np.float32),
@@ -400,26 +424,25 @@ def scan_backward(u, dt, a2, B, C, D, z, bias, gout, saved, gu, gdt, gA, gB, gC,
             np.empty(N, np.float32), np.empty(N, np.float32))
     delta, w, y, gy, S, R, _, _ = tile
     decay, hs, G = np.empty(N, np.float32), np.empty(N + LANES, np.float32), np.empty((c1 - c0)*m, np.float32)
-    pB, pC = np.empty(m*N, np.float32), np.empty(m*N, np.float32)
+    pB, pC, pdt = np.empty(m*N, np.float32), np.empty(m*N, np.float32), np.empty(rank*N, np.float32)
     for g in range(g0, g1):
         G[:] = 0
         for k in range((l - 1)//STEPS, -1, -1):
-            pB[:] = 0; pC[:] = 0
+            pB[:] = 0; pC[:] = 0; pdt[:] = 0
             tl, r = min(STEPS, l - k*STEPS), g*l + (l - 1 - k*STEPS if reverse else k*STEPS)
             for c in range(c0, c1, LANES):
-                open_tile(u, dt, z, gout, D, bias, tile, strides, d, gated, r, step, c, tl)
+                open_tile(u, dt, z, gout, D, bias, W, tile, strides, d, rank, gated, r, step, c, tl)
                 for n in range(m):
                     j, rb, rc, o = n*LANES, r*bs + n, r*cs + n, c*m + n*LANES
                     retrace(saved, (g*((l + STEPS - 1)//STEPS) + k)*d*m + o, a2, o, B, rb, step*bs,
                             C, rc, step*cs, delta, w, y, decay, hs, tl)
                     walk_back(G, o - c0*m, gA, g*d*m + o, a2, o, B, rb, step*bs, C, rc, step*cs,
                               delta, w, gy, decay, hs, pB, pC, n*N, S, R, tl)
-                close_tile(z, gout, D, tile, gu, gdt, gz, gD, gbias, strides[4], d, gated, r, step, c,
-                           g*d + c, tl)
-            for t in range(tl):
-                for n in range(m):
-                    i, o = n*N + t*LANES, (copy + r + t*step)*m + n
-                    gB[o], gC[o] = total(load(pB, i)), total(load(pC, i))
+                close_tile(dt, W, z, gout, D, tile, gu, gdt, gz, gD, gbias, gW, pdt, strides, d, rank, gated,
+                           r, step, c, g*d + c, tl)
+            sum_lanes(pB, gB, copy + r, m, step, tl)
+            sum_lanes(pC, gC, copy + r, m, step, tl)
+            sum_lanes(pdt, gdt, copy + r, rank, step, tl)
 
 # %% ../nbs/20_scan.ipynb #c050
 def flat_rows(
@@ -466,48 +489,54 @@ def run_parts(
 # %% ../nbs/20_scan.ipynb #c055
 @lru_cache(None)
 def _scan_kernels():
-    forward = kernels(exp2, softplus, sigmoid, walk, scan_forward)['scan_forward']
-    backward = kernels(exp2, softplus, sigmoid, retrace, walk_back, open_tile, close_tile, scan_backward)
+    forward = kernels(exp2, softplus, sigmoid, step_size, walk, scan_forward)['scan_forward']
+    backward = kernels(exp2, softplus, sigmoid, step_size, retrace, walk_back, open_tile, narrow, close_tile,
+                       sum_lanes, scan_backward)
     return forward, backward['scan_backward']
 
-def _arguments(u, dt, A, B, C, D, z, bias):
+def _arguments(u, dt, A, B, C, D, z, bias, W):
     "Kernel inputs as flat arrays, and the row strides of the five sequences."
     (u, us), (dt, ds), (B, bs), (C, cs), (z, zs) = (flat_rows(t) for t in (u, dt, B, C, u if z is None else z))
     D, bias = (t.detach().float().contiguous().numpy() for t in (D, bias))
-    return (u, dt, in_lanes(A, LOG2E), B, C, D, z, bias), (us, ds, bs, cs, zs)
+    W = D[:0] if W is None else in_lanes(W)
+    return (u, dt, in_lanes(A, LOG2E), B, C, D, z, bias, W), (us, ds, bs, cs, zs)
 
 # %% ../nbs/20_scan.ipynb #c056
 class _NumbaScan(torch.autograd.Function):
-    "The compiled scan; `d` a multiple of the lanes, `D` and `bias` given, `z` a tensor or None."
+    "The compiled scan; `d` a multiple of the lanes, `D` and `bias` given, `z` and `W` tensors or None."
     @staticmethod
-    def forward(ctx, u, dt, A, B, C, D, z, bias, reverse):
+    def forward(ctx, u, dt, A, B, C, D, z, bias, W, reverse):
         (n, l, d), m = u.shape, A.shape[1]
         keep = any(ctx.needs_input_grad)
-        args, strides = _arguments(u, dt, A, B, C, D, z, bias)
+        args, strides = _arguments(u, dt, A, B, C, D, z, bias, W)
         out = torch.empty(n, l, d)
         saved = torch.empty(n*(-(-l//STEPS))*d*m if keep else 0)
-        ctx.shape = (l, d, m, int(reverse), int(z is not None), int(keep))
+        rank = 0 if W is None else W.shape[1]
+        ctx.shape = (l, d, m, rank, int(reverse), int(z is not None), int(keep))
         run_parts(_scan_kernels()[0], (*args, out.view(-1).numpy(), saved.numpy(), strides, ctx.shape),
                   work_parts(n, d))
-        ctx.save_for_backward(u, dt, A, B, C, D, z, bias, saved)
+        ctx.save_for_backward(u, dt, A, B, C, D, z, bias, W, saved)
         return out.to(u.dtype)
     @staticmethod
     @once_differentiable
     def backward(ctx, gout):
         *inputs, saved = ctx.saved_tensors
-        u, dt, A, B, C, D, z, bias = inputs
-        (n, l, d), m = u.shape, A.shape[1]
+        (n, l, d), (_, _, m, r, _, gated, _) = inputs[0].shape, ctx.shape
         parts = work_parts(n, d)
         starts = sorted({p[2] for p in parts})
         parts = [(*p, starts.index(p[2])*n*l) for p in parts]
-        gu, gdt, gz = (torch.empty(n, l, d) for _ in range(3))
-        gB, gC = (torch.empty(len(starts), n, l, m) for _ in range(2))
-        gA, gD, gbias = torch.zeros(n, d//LANES, m, LANES), torch.zeros(n, d), torch.zeros(n, d)
+        copies, blocks = len(starts), d//LANES
+        grads = (torch.empty(n, l, d), torch.empty(copies if r else 1, n, l, r or d), # u, dt
+                 torch.zeros(n, blocks, m, LANES), torch.empty(copies, n, l, m), torch.empty(copies, n, l, m),
+                 torch.zeros(n, d), torch.empty(n, l, d) if gated else torch.empty(0), # D, z
+                 torch.zeros(n, d), torch.zeros(n, blocks, r, LANES)) # bias, W
         args, strides = _arguments(*inputs)
-        grads = (gu, gdt, gA, gB, gC, gD, gz, gbias)
         run_parts(_scan_kernels()[1], (*args, gout.float().contiguous().view(-1).numpy(), saved.numpy(),
                   *(g.view(-1).numpy() for g in grads), strides, ctx.shape), parts)
-        grads = (gu, gdt, gA.sum(0).transpose(1, 2).reshape(d, m), gB.sum(0), gC.sum(0), gD.sum(0), gz, gbias.sum(0))
+        lanes = lambda g: g.sum(0).transpose(1, 2).reshape(d, -1)
+        first = lambda g: g[0] if len(g)==1 else g.sum(0)
+        gu, gdt, gA, gB, gC, gD, gz, gbias, gW = grads
+        grads = gu, first(gdt), lanes(gA), first(gB), first(gC), gD.sum(0), gz, gbias.sum(0), lanes(gW) if r else gW
         return *(None if x is None else g.to(x.dtype) for g,x in zip(grads, inputs)), None
 
 # %% ../nbs/20_scan.ipynb #c058
@@ -515,23 +544,27 @@ def scan_numba(
     u:Tensor, dt:Tensor, A:Tensor, B:Tensor, C:Tensor, # as in `scan_reference`
     D:Tensor=None, z:Tensor=None, dt_bias:Tensor=None, # as in `scan_reference`
     reverse:bool=False, # walk from the last base to the first
+    dt_weight:Tensor=None, # as in `scan_reference`
 )->Tensor:              # gated output in the dtype of `u`; `(n, l, d)`
     "Compiled scan for the CPU, float32 inside; gradients by recomputation, memory linear in `l`."
     d, pad = u.shape[2], -u.shape[2] % LANES
     D, dt_bias = (A.new_zeros(d) if t is None else t for t in (D, dt_bias))
     if pad:
-        u, dt, D, dt_bias = (F.pad(t, (0, pad)) for t in (u, dt, D, dt_bias))
-        A, z = F.pad(A, (0, 0, 0, pad)), None if z is None else F.pad(z, (0, pad))
-    return _NumbaScan.apply(u, dt, A, B, C, D, z, dt_bias, reverse)[...,:d]
+        if dt_weight is None: dt = F.pad(dt, (0, pad))
+        u, D, dt_bias, z = (None if t is None else F.pad(t, (0, pad)) for t in (u, D, dt_bias, z))
+        A, dt_weight = (None if t is None else F.pad(t, (0, 0, 0, pad)) for t in (A, dt_weight))
+    return _NumbaScan.apply(u, dt, A, B, C, D, z, dt_bias, dt_weight, reverse)[...,:d]
 
 # %% ../nbs/20_scan.ipynb #c061
 def scan_mamba_ssm(
     u:Tensor, dt:Tensor, A:Tensor, B:Tensor, C:Tensor, # as in `scan_reference`, on CUDA
     D:Tensor=None, z:Tensor=None, dt_bias:Tensor=None, # as in `scan_reference`
     reverse:bool=False, # walk from the last base to the first
+    dt_weight:Tensor=None, # as in `scan_reference`
 )->Tensor:              # gated output in the dtype of `u`; `(n, l, d)`
     "The CUDA kernel of the `mamba_ssm` package."
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    if dt_weight is not None: dt = F.linear(dt, dt_weight)
     turn = lambda t: None if t is None else (t.flip(1) if reverse else t).transpose(1, 2).contiguous().to(u.dtype)
     opt = lambda t: None if t is None else t.float()
     y = selective_scan_fn(turn(u), turn(dt), A.float(), turn(B), turn(C), opt(D), z=turn(z),
@@ -552,13 +585,14 @@ def available_backends(
     return *(name for name in fast if _installed(name)), 'torch', 'reference'
 
 # %% ../nbs/20_scan.ipynb #c065
-def _check(u, dt, A, B, C, D, z, dt_bias):
+def _check(u, dt, A, B, C, D, z, dt_bias, dt_weight):
     "Raise one `ValueError` naming the first argument that does not fit."
     if u.dim()!=3 or A.dim()!=2: raise ValueError(
         f'u must be (n, l, d) and A (d, m), found {tuple(u.shape)} and {tuple(A.shape)}')
-    (n, l, d), m = u.shape, A.shape[1]
-    want = dict(dt=(n,l,d), A=(d,m), B=(n,l,m), C=(n,l,m), D=(d,), z=(n,l,d), dt_bias=(d,))
-    for (name, shape), t in zip(want.items(), (dt, A, B, C, D, z, dt_bias)):
+    (n, l, d), m, r = u.shape, A.shape[1], dt.shape[-1]
+    want = dict(dt=(n,l,d if dt_weight is None else r), A=(d,m), B=(n,l,m), C=(n,l,m), D=(d,), z=(n,l,d),
+                dt_bias=(d,), dt_weight=(d,r))
+    for (name, shape), t in zip(want.items(), (dt, A, B, C, D, z, dt_bias, dt_weight)):
         if t is None: continue
         if tuple(t.shape)!=shape: raise ValueError(f'{name} must have shape {shape}, found {tuple(t.shape)}')
         if t.device!=u.device: raise ValueError(f'{name} is on {t.device}, u on {u.device}')
@@ -581,7 +615,7 @@ def pick_backend(
 # %% ../nbs/20_scan.ipynb #c067
 def selective_scan(
     u:Tensor,        # values along the sequence; `(n, l, d)`
-    dt:Tensor,       # step size before bias and softplus; `(n, l, d)`
+    dt:Tensor,       # step size before bias and softplus; `(n, l, d)`, or `(n, l, r)` with `dt_weight`
     A:Tensor,        # decay rate of each memory cell, not positive; `(d, m)`
     B:Tensor,        # write weights; `(n, l, m)`
     C:Tensor,        # read weights; `(n, l, m)`
@@ -590,9 +624,10 @@ def selective_scan(
     dt_bias:Tensor=None, # added to `dt`; `(d,)`
     reverse:bool=False,  # walk from the last base to the first
     backend:str=None,    # name in `BACKENDS`; the environment's `GXPRISM_SCAN` or the fastest if None
+    dt_weight:Tensor=None, # widens `dt` from rank `r` to all channels; `(d, r)`
 )->Tensor:           # gated output in the dtype of `u`; `(n, l, d)`
     "The selective scan of Mamba (section 3.2) by the fastest backend that fits the inputs."
-    _check(u, dt, A, B, C, D, z, dt_bias)
+    _check(u, dt, A, B, C, D, z, dt_bias, dt_weight)
     name = pick_backend(u, backend)
     if 0 in u.shape or A.shape[1]==0: name = 'reference' # nothing to scan: zeros, with their gradients
-    return BACKENDS[name](u, dt, A, B, C, D, z, dt_bias, reverse)
+    return BACKENDS[name](u, dt, A, B, C, D, z, dt_bias, reverse, dt_weight)

@@ -216,13 +216,12 @@ def _cool_group(
     resolution:int|None, # bin size wanted; None takes the only one, or 5,000
 )->str:                  # group inside the file
     "Choose the map of a cooler file; an absent resolution raises a `ValueError` with a list."
-    from cooler.fileops import list_coolers
+    import cooler
     _H5(path).handle.close()
-    last = {g.rsplit('/', 1)[1] or '0': g for g in list_coolers(str(path))}
-    found = {int(name): group for name, group in last.items() if name.isdigit()}
+    groups = cooler.fileops.list_coolers(str(path))
+    found = {cooler.Cooler(f'{path}::{g}').binsize: g for g in groups}
     if not found:
-        raise ValueError(f'{path.name}: expected contact maps (/ or /resolutions/N), found none')
-    if 0 in found: return found[0]
+        raise ValueError(f'{path.name}: expected contact maps, found none')
     wanted = resolution or (next(iter(found)) if len(found) == 1 else 5000)
     if wanted not in found:
         raise ValueError(f'{path.name}: no resolution {wanted}; '
@@ -245,9 +244,6 @@ class Contacts(_H5):
             raise ValueError(f'{self.path.name}: expected a symmetric map with bins of one size')
         self.bin_size = int(map_.binsize)
         self.lengths = {name: int(size) for name, size in map_.chromsizes.items()}
-        if resolution and resolution != self.bin_size:
-            raise ValueError(f'{self.path.name}: no resolution {resolution}; '
-                             f'there are {self.bin_size}')
         self.balanced = 'weight' in map_.bins().columns
         self._offset = {name: int(map_.offset(name)) for name in self.lengths}
 
@@ -266,20 +262,22 @@ class Contacts(_H5):
         first, stop = touched_bins(start, end, self.bin_size)
         values = np.full(stop - first, np.nan, dtype=np.float32)
         lo, hi = max(first, 0), min(stop, -(-self.lengths[name] // self.bin_size))
-        t = int(tss) // self.bin_size
         if lo < hi:
-            values[lo - first:hi - first] = _matrix_row(self.handle[self.group], self._offset[name],
-                                                        t, lo, hi, self.balanced)
+            group, base, t = self.handle[self.group], self._offset[name], int(tss) // self.bin_size
+            values[lo - first:hi - first] = _matrix_row(group, base, t, lo, hi, self.balanced)
         return values, first, self.bin_size
 
 # %% ../nbs/02_signals.ipynb #c045
 def _bin_values(
     stored:np.ndarray, # values per base; `(l,)`
-    left:int,          # position of the first of them
+    tss:int,           # position of the TSS base, in the middle of them
     bins:np.ndarray,   # numbers of the bins wanted; `(bins,)`
     bin_size:int,      # bases in a bin
 )->np.ndarray:         # the value at each bin's first stored base, NaN where none; `(bins,)`
     "Read one value per bin from a list of values per base, which must be constant in each bin."
+    if stored.ndim != 1 or len(stored) % 2:
+        raise ValueError(f'expected a list of even length, found shape {stored.shape}')
+    left = int(tss) - len(stored) // 2
     steps = (stored[1:] != stored[:-1]) & ~np.isnan(stored[1:] + stored[:-1])
     change = left + 1 + np.flatnonzero(steps)
     inside = change[change % bin_size != 0]
@@ -302,7 +300,6 @@ class ContactProfiles:
         self.files = {p.stem.removeprefix('hic_feat_'): _H5(p) for p in found}
         if not self.files:
             raise FileNotFoundError(f'{self.path.name}: no files hic_feat_chr*.h5 in this folder')
-
     def __repr__(self): return f'ContactProfiles({self.path.name!r}, {len(self.files)} chromosomes)'
 
     def stored(
@@ -310,16 +307,12 @@ class ContactProfiles:
         chrom:str, # chromosome, `chrX` or `X`
         tss:int,   # position of the TSS base; 0-based
     )->np.ndarray: # published values at the bases around the TSS, here `l` = 200,000; `(l,)`
-        "Read the list of one gene; one that is absent or of odd length raises a `ValueError`."
+        "Read the list of one gene; one that is absent raises a `ValueError`."
         name = resolve_chrom(chrom, self.files)
         file, keys = self.files[name], (f'{name}_{tss}', f'{name[3:]}_{tss}')
         key = next((k for k in keys if k in file.handle), None)
         if key is None: raise ValueError(f'{file.path.name}: no profile {keys[0]!r}')
-        values = np.asarray(file.handle[key][:], dtype=np.float32)
-        if values.ndim != 1 or len(values) % 2:
-            raise ValueError(f'{file.path.name} {key}: expected a list of even length'
-                             f', found shape {values.shape}')
-        return values
+        return np.asarray(file.handle[key][:], dtype=np.float32)
 
     def profile(
         self,
@@ -329,10 +322,9 @@ class ContactProfiles:
         end:int,   # one past its last base
     )->tuple[np.ndarray, int, int]: # contacts, NaN where none `(bins,)`; first bin; bin size
         "Read the contacts between the TSS's bin and every bin that `[start, end)` touches."
-        values = self.stored(chrom, tss)
         first, stop = touched_bins(start, end, self.bin_size)
-        left = int(tss) - len(values) // 2
-        try: values = _bin_values(values, left, np.arange(first, stop), self.bin_size)
+        stored = self.stored(chrom, tss)
+        try: values = _bin_values(stored, tss, np.arange(first, stop), self.bin_size)
         except ValueError as e: raise ValueError(f'{self.path.name} {chrom}_{tss}: {e}') from e
         return values, first, self.bin_size
 

@@ -88,8 +88,8 @@ class SimConfig(CausalConfig):
 
     def __post_init__(self):
         for f in fields(self):                   # lists, as JSON has them, become tuples
-            if f.type is tuple: object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
-        bad = _config_problems(self)
+            if isinstance(v := getattr(self, f.name), list): object.__setattr__(self, f.name, tuple(v))
+        bad = _type_problems(self) or _config_problems(self)
         if bad: raise ValueError("SimConfig: " + "; ".join(bad))
 
     @property
@@ -100,6 +100,23 @@ class SimConfig(CausalConfig):
         return v / np.sqrt(p @ v**2)
 
 # %% ../nbs/05_simulate.ipynb #c011
+def _type_problems(
+    config, # settings with the fields of SimConfig
+):          # list of sentences, empty when all is well
+    "Every field that is not of its type, or holds a number that is not finite."
+    bad = []
+    for f in fields(config):
+        v = getattr(config, f.name)
+        number = lambda x: isinstance(x, (int, float, np.number)) and bool(np.isfinite(x))
+        fits = {int: lambda: isinstance(v, (int, np.integer)), bool: lambda: isinstance(v, bool),
+                float: lambda: number(v), tuple: lambda: isinstance(v, tuple) and len(v) > 0 and all(
+                    isinstance(x, str) if f.name == "state_names" else number(x) for x in v)}
+        if not fits.get(f.type, lambda: v is None or number(v))():
+            name = {int: "a whole number", bool: "true or false", tuple: "a list"}.get(f.type, "a number")
+            bad.append(f"expected {f.name} as {name}, found {f.name}={v!r}")
+    return bad
+
+# %% ../nbs/05_simulate.ipynb #c012
 def _config_problems(
     config, # settings with the fields of SimConfig
 ):          # list of sentences, empty when all is well
@@ -133,20 +150,18 @@ def _config_problems(
     for f in fields(c):
         v = getattr(c, f.name)
         if f.name.endswith("_noise"): rules[f"{f.name} >= 0"] = v >= 0
-        if f.type is int: rules[f"{f.name} a whole number"] = isinstance(v, (int, np.integer))
-        elif isinstance(v, float): rules[f"{f.name} finite"] = bool(np.isfinite(v))
     found = lambda rule: ", ".join(f"{f.name}={getattr(c, f.name)!r}" for f in fields(c)
                                    if f.name in rule.replace(",", "").split()) or k
     return [f"expected {rule}, found {found(rule)}" for rule, ok in rules.items() if not ok]
 
-# %% ../nbs/05_simulate.ipynb #c013
+# %% ../nbs/05_simulate.ipynb #c014
 FEATURES = {  # column -> mean and standard deviation over genes
     "UTR5LEN_log10zscore": (0.0, 1.0), "CDSLEN_log10zscore": (0.0, 1.0),
     "INTRONLEN_log10zscore": (0.0, 1.0), "UTR3LEN_log10zscore": (0.0, 1.0),
     "UTR5GC": (0.60, 0.10), "CDSGC": (0.52, 0.07), "UTR3GC": (0.45, 0.08),
     "ORFEXONDENSITY": (7.0, 2.5)}
 
-# %% ../nbs/05_simulate.ipynb #c016
+# %% ../nbs/05_simulate.ipynb #c017
 def stream(
     seed:int,   # seed of the world
     *name:str,  # name of the draw, one or more words
@@ -154,7 +169,7 @@ def stream(
     "The random stream of one named draw."
     return np.random.default_rng([seed, *"/".join(name).encode()])
 
-# %% ../nbs/05_simulate.ipynb #c019
+# %% ../nbs/05_simulate.ipynb #c020
 def place_genes(
     config:SimConfig, # settings of the cell line
 ):                    # three tables: chromosomes, domains, genes
@@ -186,7 +201,7 @@ def place_genes(
     domains = pd.DataFrame(dict(chrom=names[chrom[lead]], start=start, end=end, state=state))
     return pd.DataFrame(dict(chrom=names, length=length)), domains, genes
 
-# %% ../nbs/05_simulate.ipynb #c022
+# %% ../nbs/05_simulate.ipynb #c023
 def place_enhancers(
     config:SimConfig,   # settings of the cell line
     genes:pd.DataFrame, # gene table of `place_genes`
@@ -211,8 +226,8 @@ def place_enhancers(
                         insort(taken, tss + d)
                         rows.append((i, chrom, tss + d, d))
                         break
-    table = pd.DataFrame(rows, columns=["gene", "chrom", "position", "distance"])
-    table = table.astype(dict(gene="int64", position="int64", distance="int64"))
+    table = pd.DataFrame(rows, columns=["gene", "chrom", "position", "distance"]).astype(
+        dict(gene="int64", position="int64", distance="int64"))
     return table.assign(domain=_domain_at(domains, table.chrom, table.position))
 
 def _domain_at(
@@ -224,11 +239,10 @@ def _domain_at(
     row = np.zeros(len(chrom), np.int64)
     for name, d in domains.groupby("chrom", sort=False):
         here = np.asarray(chrom) == name
-        at = np.searchsorted(d.start, np.asarray(position)[here], "right") - 1
-        row[here] = d.index.to_numpy()[at]
+        row[here] = d.index[0] + np.searchsorted(d.start, np.asarray(position)[here], "right") - 1
     return row
 
-# %% ../nbs/05_simulate.ipynb #c025
+# %% ../nbs/05_simulate.ipynb #c026
 MOTIFS = pd.DataFrame([
     ("SP1", "promoter", 1.0, "GGGGCGGGGC"), ("NFYA", "promoter", 0.8, "AGCCAATCAG"),
     ("ETS1", "promoter", 0.8, "ACCGGAAGTG"), ("YY1", "promoter", 0.6, "CAAGATGGCGGC"),
@@ -248,7 +262,7 @@ _COMPLEMENT = np.arange(256, dtype=np.uint8)
 _COMPLEMENT[_ACGT] = _ACGT[::-1]
 _WORDS = np.array([list(w.ljust(12, "N").encode()) for w in MOTIFS.consensus], np.uint8)
 
-# %% ../nbs/05_simulate.ipynb #c026
+# %% ../nbs/05_simulate.ipynb #c027
 def plant(
     config:SimConfig,   # settings of the cell line
     where:str,          # `promoter`, `core` or `enhancer`
@@ -278,7 +292,7 @@ def plant(
         effect=MOTIFS.effect.to_numpy()[k] * strength))
     return sites, bases
 
-# %% ../nbs/05_simulate.ipynb #c029
+# %% ../nbs/05_simulate.ipynb #c030
 @dataclass(frozen=True, eq=False)
 class World:
     "A drawn cell line: layout, planted sites and exogenous noise, which no intervention changes."
@@ -294,14 +308,14 @@ class World:
 
     def expected(self,
         do=None, # intervention, a `Do`; None: the world as it is
-    ):           # expression of each gene without its noise; `(n,)`
+    )->np.ndarray: # expression of each gene without its noise; `(n,)`
         "True expected expression per gene, given all its causes, under an intervention."
         return solve(self, do)[0]["expected"].to_numpy()
 
-# %% ../nbs/05_simulate.ipynb #c030
+# %% ../nbs/05_simulate.ipynb #c031
 def draw(
     config:SimConfig=SimConfig(), # settings of the cell line
-):                                # a `World`
+)->World:                         # drawn, not yet written
     "Draw a world; the same settings give the same world."
     c = config
     chroms, domains, genes = place_genes(c)
@@ -330,7 +344,7 @@ def draw(
     return World(c, chroms, domains, genes, enhancers, sites, bases, noise,
                  _calibrate(c, genes, enhancers, noise))
 
-# %% ../nbs/05_simulate.ipynb #c031
+# %% ../nbs/05_simulate.ipynb #c032
 def _standard(
     x, # numbers; `(n,)`
 ):     # the same with mean 0 and variance 1, or zeros when all are equal; `(n,)`
@@ -341,7 +355,8 @@ def _standard(
 
 def _calibrate(
     config:SimConfig, # settings of the cell line
-    genes, enhancers, # tables with motif scores
+    genes,            # gene table with motif scores
+    enhancers,        # enhancer table with motif scores
     noise:dict,       # exogenous noise
 ):                    # dict: state_levels, distal_mean, distal_sd, distal_effect
     "The ruler of distal regulation, taken with the state's hold on the enhancers removed."
@@ -356,7 +371,7 @@ def _calibrate(
     return dict(state_levels=c.levels.tolist(), distal_mean=float(distal.mean()),
                 distal_sd=float(distal.std()) or 1.0, distal_effect=float(effect))
 
-# %% ../nbs/05_simulate.ipynb #c033
+# %% ../nbs/05_simulate.ipynb #c034
 def contact(
     config:SimConfig, # settings of the cell line
     distance,         # distance in bases, either sign; `(n,)`
@@ -365,7 +380,7 @@ def contact(
     bins = np.abs(np.asarray(distance, float)) / config.hic_resolution
     return (1 + bins) ** -config.contact_decay
 
-# %% ../nbs/05_simulate.ipynb #c035
+# %% ../nbs/05_simulate.ipynb #c036
 def fold_chroms(
     config:SimConfig, # settings of the cell line
 ):                    # dict: fold name -> (test chromosomes, validation chromosomes)
@@ -380,7 +395,7 @@ def default_fold(
     "The fold that `dataset.json` names as default, and whose test chromosomes `shift` changes."
     return list(fold_chroms(config))[-1]
 
-# %% ../nbs/05_simulate.ipynb #c038
+# %% ../nbs/05_simulate.ipynb #c039
 @dataclass(frozen=True, eq=False)
 class Do:
     "An intervention: what is set by hand; None leaves a variable to its causes."
@@ -396,7 +411,7 @@ class Do:
         return dict(activity=None if a is None else np.where(np.isnan(a), None, a).tolist(),
                     state=None if self.state is None else int(self.state), delete=rows)
 
-# %% ../nbs/05_simulate.ipynb #c039
+# %% ../nbs/05_simulate.ipynb #c040
 def _checked(
     world:World, # a drawn world
     do,          # `Do` or None
@@ -427,11 +442,11 @@ def _checked(
         keep[rows] = False
     return activity, state, keep
 
-# %% ../nbs/05_simulate.ipynb #c041
+# %% ../nbs/05_simulate.ipynb #c042
 def solve(
     world:World, # a drawn world
     do=None,     # intervention, a `Do`; None: the world as it is
-):               # gene table and enhancer table with every caused quantity
+)->tuple:        # gene table and enhancer table with every caused quantity
     "Run the structural equations in causal order."
     c, z = world.config, world.noise
     fixed, state, keep = _checked(world, do)
@@ -464,40 +479,40 @@ def solve(
 
 TERMS = ["y_direct", "y_distal", "y_state", "y_core", "y_features"]  # sum + intercept = expected
 
-# %% ../nbs/05_simulate.ipynb #c044
+# %% ../nbs/05_simulate.ipynb #c045
 def do_activity(
     world:World, # a drawn world
     v,           # promoter activity: number or `(n,)`, NaN where untouched
-):               # expected expression of each gene; `(n,)`
+)->np.ndarray:   # expected expression of each gene; `(n,)`
     "True expression under do(H3K27ac at the promoter = v)."
     return world.expected(Do(activity=v))
 
 def do_state(
     world:World, # a drawn world
     c:int,       # state number, as in `SimConfig.state_names`
-):               # expected expression of each gene; `(n,)`
+)->np.ndarray:   # expected expression of each gene; `(n,)`
     "True expression under do(state = c), in every domain."
     return world.expected(Do(state=c))
 
 def do_delete_enhancer(
     world:World, # a drawn world
     which="all", # 'all', or row(s) of `World.enhancers`
-):               # expected expression of each gene; `(n,)`
+)->np.ndarray:   # expected expression of each gene; `(n,)`
     "True expression under deletion of enhancers."
     return world.expected(Do(delete=which))
 
-# %% ../nbs/05_simulate.ipynb #c052
+# %% ../nbs/05_simulate.ipynb #c053
 def shifted(
     config:SimConfig, # settings of the original world
     factor:float,     # 1 same, 0.5 weakened, 0 removed, -1 reversed
-):                    # settings of the paired world
+)->SimConfig:         # settings of the paired world
     "The same cell line with `state_to_expression` multiplied by `factor` on the test chromosomes."
     return replace(config, shift=factor)
 
-# %% ../nbs/05_simulate.ipynb #c055
+# %% ../nbs/05_simulate.ipynb #c056
 def true_share(
     world:World, # a drawn world
-):               # table by cause: track that carries it, own, share
+)->pd.DataFrame: # by cause: track that carries it, own, share
     "Variance of expression by cause: own is var(term)/var(y), share is cov(term, y)/var(y)."
     g, _ = solve(replace(world, config=replace(world.config, floor=False)))
     tracks = dict(y_direct="H3K27ac", y_distal="H3K27ac at enhancers, HiC",
@@ -510,12 +525,12 @@ def true_share(
              share=cov.loc[t, "expression"] / total)
         for t, track in tracks.items()]).set_index("cause")
 
-# %% ../nbs/05_simulate.ipynb #c058
+# %% ../nbs/05_simulate.ipynb #c059
 def sequence(
     world:World, # a drawn world
     chrom:str,   # chromosome name
     do=None,     # intervention, a `Do`; only a deletion changes sequence
-):               # bases of the whole forward strand as ASCII; uint8 `(l,)`
+)->np.ndarray:   # bases of the whole forward strand as ASCII; uint8 `(l,)`
     "The bases of one chromosome."
     c, length = world.config, int(world.chroms.set_index("chrom").length[chrom])
     g, e = (t[t.chrom == chrom] for t in (world.genes, world.enhancers))
@@ -541,10 +556,11 @@ def _gc_table(
     n = round(gc * 128)
     return np.repeat(np.frombuffer(b"ACGT", np.uint8), [128 - n, n, n, 128 - n])
 
-# %% ../nbs/05_simulate.ipynb #c061
+# %% ../nbs/05_simulate.ipynb #c062
 def _hump(
     x,                    # distance from the hump's middle in bases
-    middle:float, sd:float, # place and spread of the hump
+    middle:float,         # place of the hump
+    sd:float,             # its standard deviation in bases
 ):                        # height, 1 in the middle
     "A Gaussian hump."
     return np.exp(-0.5 * ((x - middle) / sd) ** 2)
@@ -570,7 +586,7 @@ def _add_peaks(
     x = x * np.asarray(sign)[:, None]
     np.maximum.at(track, row, np.exp(np.asarray(log_height))[:, None] * shape(x))
 
-# %% ../nbs/05_simulate.ipynb #c062
+# %% ../nbs/05_simulate.ipynb #c063
 def bigwig_values(
     world:World, # a drawn world
     chrom:str,   # chromosome name
@@ -597,7 +613,7 @@ def bigwig_values(
     return {k: (v * speckle(k)).round(3).astype(np.float32)
             for k, v in (("h3k27ac", h3k27ac), ("dnase", dnase))}
 
-# %% ../nbs/05_simulate.ipynb #c065
+# %% ../nbs/05_simulate.ipynb #c066
 def hic_pixels(
     world:World, # a drawn world
     chrom:str,   # chromosome name
@@ -621,7 +637,7 @@ def hic_pixels(
     count = np.rint(np.maximum(np.sqrt(mean) + z / 2, 0) ** 2).astype(np.int32)
     return pd.DataFrame(dict(bin1_id=i, bin2_id=j, count=count))[count > 0]
 
-# %% ../nbs/05_simulate.ipynb #c068
+# %% ../nbs/05_simulate.ipynb #c069
 def dataset_dict(
     config:SimConfig, # settings of the cell line
 ):                    # content of `dataset.json`
@@ -645,7 +661,7 @@ def dataset_dict(
                 track("HiC", "hic.cool", "background", "contacts", "contact",
                       resolution=config.hic_resolution)])
 
-# %% ../nbs/05_simulate.ipynb #c069
+# %% ../nbs/05_simulate.ipynb #c070
 def _write_fasta(
     out,       # folder
     sequences, # pairs of chromosome name and its ASCII bases
@@ -664,7 +680,7 @@ def _write_fasta(
             if len(seq) % line: at += file.write(seq[whole * line:].tobytes() + b"\n")
     (out / "genome.fa.fai").write_text("".join(index))
 
-# %% ../nbs/05_simulate.ipynb #c070
+# %% ../nbs/05_simulate.ipynb #c071
 def _tss_means(
     values,       # track per bin; `(bins,)`
     bin_size:int, # bases per bin
@@ -692,14 +708,14 @@ def _gene_table(
     t["expression"] = genes.expression.where(genes.labelled)
     return t
 
-# %% ../nbs/05_simulate.ipynb #c072
+# %% ../nbs/05_simulate.ipynb #c073
 def render(
     world:World,        # a drawn world
     out,                # folder to write
     do=None,            # intervention, a `Do`; None: the world as it is
     overwrite:bool=False, # replace an earlier simulated data set in `out`
     progress=None,      # show a progress bar; None: only in a terminal
-):                      # `out` as a Path
+)->Path:               # `out`
     "Write a world as standard files; raises FileExistsError if `out` is not empty."
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -720,7 +736,7 @@ def render(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return out
 
-# %% ../nbs/05_simulate.ipynb #c073
+# %% ../nbs/05_simulate.ipynb #c074
 def _write_all(
     world:World, # a drawn world
     out:Path,    # existing empty folder
@@ -754,12 +770,13 @@ def _write_all(
         pixels=(p.assign(bin1_id=p.bin1_id + at, bin2_id=p.bin2_id + at) for p, at in pixels))
     _write_tables(world, out, do, genes, solved[1])
 
-# %% ../nbs/05_simulate.ipynb #c074
+# %% ../nbs/05_simulate.ipynb #c075
 def _write_tables(
     world:World, # a drawn world
     out:Path,    # folder
     do,          # intervention or None
-    genes, enhancers, # solved tables
+    genes,       # solved gene table
+    enhancers,   # solved enhancer table
 ):
     "Write the gene table, the truth and `dataset.json`, the same bytes for the same settings."
     c = world.config
@@ -778,18 +795,18 @@ def _write_tables(
     for name, content in (("truth.json", truth), ("dataset.json", dataset_dict(c))):
         (out / name).write_text(json.dumps(content, indent=1) + "\n")
 
-# %% ../nbs/05_simulate.ipynb #c075
+# %% ../nbs/05_simulate.ipynb #c076
 def simulate(
     out,                # folder to write
     config:SimConfig=SimConfig(), # settings of the cell line
     do=None,            # intervention, a `Do`; None: the world as it is
     overwrite:bool=False, # replace an earlier simulated data set in `out`
     progress=None,      # show a progress bar; None: only in a terminal
-):                      # `out` as a Path
+)->Path:               # `out`
     "Draw a cell line and write it as standard files."
     return render(draw(config), out, do, overwrite, progress)
 
-# %% ../nbs/05_simulate.ipynb #c085
+# %% ../nbs/05_simulate.ipynb #c086
 @dataclass(frozen=True, eq=False)
 class Truth:
     "What is on record about a simulated cell line."
@@ -803,7 +820,7 @@ class Truth:
 
 def read_truth(
     folder, # folder of a simulated data set
-):          # a `Truth`
+)->Truth:   # tables, settings and coefficients
     "Read the truth beside a simulated data set; raises FileNotFoundError if there is none."
     folder = Path(folder)
     if not (folder / "truth.json").exists():

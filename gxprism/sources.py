@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'MRNA_FEATURES', 'Source', 'sources_table', 'fetch', 'geneexp_files', 'geneexp_dataset']
 
 # %% ../nbs/06_sources.ipynb #c003
-import json, os, tempfile, time
+import json, os, time
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .signals import BigWig
 from .store import FORMAT, DatasetSpec
 
 # %% ../nbs/06_sources.ipynb #c006
@@ -104,7 +105,7 @@ def sources_table()->pd.DataFrame: # one row per source
     t = pd.DataFrame([asdict(s) for s in SOURCES.values()]).set_index('name')
     return t[columns].astype({'bytes': 'Int64'})
 
-# %% ../nbs/06_sources.ipynb #c016
+# %% ../nbs/06_sources.ipynb #c015
 class _Resume:
     "A downloader for pooch that keeps what has arrived and asks for the rest."
     def __init__(self,
@@ -116,14 +117,16 @@ class _Resume:
         wait:float=1.,      # seconds between attempts
     ):
         self.part, self.tag = part, part.with_name(part.name + '.tag')
-        self.size, self.progress, self.auth, self.retries, self.wait = size, progress, auth, retries, wait
+        self.size, self.progress, self.auth = size, progress, auth
+        self.retries, self.wait = retries, wait
 
     def __call__(self, url, output_file, pooch, check_only=False):
         import requests
-        from requests.exceptions import ChunkedEncodingError, ConnectionError as NoConnection, Timeout
+        from requests.exceptions import ChunkedEncodingError, Timeout
+        broken = (requests.ConnectionError, Timeout, ChunkedEncodingError)
         for attempt in range(self.retries + 1):
             try: self._once(requests, url); break
-            except (NoConnection, Timeout, ChunkedEncodingError) as e:
+            except broken as e:
                 if attempt == self.retries:
                     raise ConnectionError(f'{url}: the connection broke {attempt + 1} times; '
                                           'what arrived is kept, call again to continue') from e
@@ -143,16 +146,18 @@ class _Resume:
                 self.tag.unlink()
                 raise requests.ConnectionError('the part is longer than the file')
             if not r.ok: raise ValueError(_refusal(url, r))
-            _write(r, self.part, self.tag, have if r.status_code == 206 else 0, self.size, self.progress)
+            have = have if r.status_code == 206 else 0
+            _write(r, self.part, self.tag, have, self.size, self.progress)
 
-# %% ../nbs/06_sources.ipynb #c018
+# %% ../nbs/06_sources.ipynb #c017
 def _refusal(
     url:str,  # what was asked for
     r,        # the server's answer
 )->str:       # one line
     "Say what a server's refusal means."
-    if r.status_code not in (401, 403): return f'{url}: the server answers {r.status_code} {r.reason}'
-    return f'{url}: the server answers {r.status_code}: it wants an access key, fetch(..., auth=(key, secret))'
+    said = f'{url}: the server answers {r.status_code} {r.reason}'
+    if r.status_code not in (401, 403): return said
+    return said + ': it wants an access key, fetch(..., auth=(key, secret))'
 
 def _write(
     r,              # the server's answer
@@ -171,11 +176,12 @@ def _write(
     mark = r.headers.get('Last-Modified', '') if mark.startswith('W/') else mark
     if mark: tag.write_text(mark)
     else: tag.unlink(missing_ok=True)
-    bar = tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=part.name[1:-5], disable=not progress)
+    bar = tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=part.name[1:-5],
+               disable=not progress)
     with bar, open(part, 'ab' if have else 'wb') as f:
         for piece in r.iter_content(1 << 16): f.write(piece); bar.update(len(piece))
 
-# %% ../nbs/06_sources.ipynb #c020
+# %% ../nbs/06_sources.ipynb #c019
 def _fetch_file(
     target:Path,          # final name
     url:str,              # address
@@ -202,7 +208,7 @@ def _fetch_file(
     if not known:
         digest = pooch.file_hash(str(target))
         _publish(note, f'{digest}  {target.name}\n')
-        print(f'{target.name}: no published checksum; sha256 {digest[:16]}... is now in {note.name}')
+        print(f'{target.name}: no published checksum; sha256 {digest[:16]}... kept in {note.name}')
     return target
 
 def _publish(
@@ -214,7 +220,7 @@ def _publish(
     part.write_text(text, encoding='utf-8')
     os.replace(part, path)
 
-# %% ../nbs/06_sources.ipynb #c032
+# %% ../nbs/06_sources.ipynb #c031
 def _hub_files(
     source:Source,   # a source of kind hub
     pattern:str='*', # which paths, as in a shell
@@ -233,11 +239,11 @@ def _hub_files(
     if not chosen: raise ValueError(f'{source.name}: none of {len(out)} files matches {pattern!r}')
     for path in (Path(f['path']) for f in chosen):
         if path.is_absolute() or '..' in path.parts:
-            raise ValueError(f'{source.name}: the listing names a path outside the folder: {str(path)!r}')
+            raise ValueError(f'{source.name}: the listing names a path outside the folder: {path}')
     return [(f['path'], f"{host}/{repo}/resolve/main/{f['path']}", f.get('size'),
              f"sha256:{f['lfs']['oid']}" if 'lfs' in f else None) for f in chosen]
 
-# %% ../nbs/06_sources.ipynb #c034
+# %% ../nbs/06_sources.ipynb #c033
 def _size(
     n:int|None, # bytes
 )->str:         # for reading
@@ -264,13 +270,13 @@ def fetch(
     files = [(None, s.url, s.bytes, s.checksum)] if s.kind == 'file' else _hub_files(s, pattern)
     sizes = [n for _, _, n, _ in files]
     size = _size(None if None in sizes else sum(sizes))
-    print(f'{s.name}: {s.what}; {len(files)} file(s), {size}\n  from {s.url}\n  licence: {s.licence}' +
-          (f'\n  note: {s.note}' if s.note else ''))
+    print(f'{s.name}: {s.what}; {len(files)} file(s), {size}\n  from {s.url}\n  licence: {s.licence}')
+    if s.note: print(f'  note: {s.note}')
     for path, url, n, checksum in files:
         _fetch_file(target/(path or ''), url, checksum, size=n, progress=progress, auth=auth)
     return target
 
-# %% ../nbs/06_sources.ipynb #c041
+# %% ../nbs/06_sources.ipynb #c038
 _PROMO = 'promo_enhan_inter'
 _SPLITS = f'{_PROMO}/leave_chrom_out_crossvalidation_split_18377genes.csv'
 _EXPRESSION = f'{_PROMO}/GM12878_K562_18377_gene_expr_fromXpresso.csv'
@@ -289,7 +295,7 @@ _CELLS = {   # cell line -> GeneList, list of used genes, H3K27ac, DNase
     'H1': ('H1_ABC/Neighborhoods/GeneList.txt', 'H1_promoter_enhancer_encoding.h5',
            'ENCFF771GNB', 'ENCFF232GUZ')}
 
-# %% ../nbs/06_sources.ipynb #c042
+# %% ../nbs/06_sources.ipynb #c039
 def geneexp_files(
     cell:str, # K562, GM12878 or H1
 )->dict:      # what -> path relative to the root of GeneExp
@@ -303,7 +309,7 @@ def geneexp_files(
                  dnase=f'{_PROMO}/DNase-seq/{cell}/{dnase}.bigWig')
     return files | (dict(cage=f'{_PROMO}/CAGE/H1/H1_CAGE_CNhs13964.bw') if cell == 'H1' else {})
 
-# %% ../nbs/06_sources.ipynb #c045
+# %% ../nbs/06_sources.ipynb #c042
 def _read_columns(
     path:Path,     # table
     need,          # columns that must be there
@@ -328,7 +334,7 @@ def _one_row_each(
     for gene in t[key][twice].unique(): reasons.setdefault(gene, f'two different rows in {where}')
     return t[~twice].set_index(key)[list(columns)]
 
-# %% ../nbs/06_sources.ipynb #c047
+# %% ../nbs/06_sources.ipynb #c044
 def _join(
     root:Path,  # folder of GeneExp
     files:dict, # of `geneexp_files`
@@ -370,7 +376,7 @@ def _used(
     with h5py.File(path) as f: names = f['ensid'][:]
     return {n.decode() if isinstance(n, bytes) else str(n) for n in names}
 
-# %% ../nbs/06_sources.ipynb #c049
+# %% ../nbs/06_sources.ipynb #c046
 def _gene_table(
     t:pd.DataFrame, # of `_join`
     why:dict,       # gene -> reason; genes found wanting here are added
@@ -409,7 +415,7 @@ def _without_profile(
             lost += [gene for gene, tss in zip(g.index, g.tss) if not known(tss)]
     return lost
 
-# %% ../nbs/06_sources.ipynb #c051
+# %% ../nbs/06_sources.ipynb #c048
 def _geneexp_spec(
     files:dict,     # of `geneexp_files`
     cell:str,       # cell line
@@ -435,11 +441,11 @@ def _geneexp_spec(
     return dict(format=FORMAT, name=f'geneexp_{cell}', assembly='hg38', fasta=link(files['fasta']),
                 genes=genes, tracks=tracks)
 
-# %% ../nbs/06_sources.ipynb #c052
+# %% ../nbs/06_sources.ipynb #c049
 def geneexp_dataset(
     root,                  # folder of GeneExp, as published
     cell:str,              # K562, GM12878 or H1
-    out,                   # folder for dataset.json, gene table, left_out.tsv; large files stay in `root`
+    out,                   # folder to write: dataset.json, gene table, left_out.tsv
     transform:str='none',  # transform of the bigWig tracks; 'none' is the paper's
     contacts:bool=True,    # include the Hi-C profiles
 )->DatasetSpec:            # the data set, validated
@@ -453,7 +459,8 @@ def geneexp_dataset(
     cage = _cage_sum(root/files['cage']) if cell == 'H1' else None
     genes = _gene_table(t, why, cell, folds, cage)
     if contacts:
-        for gene in _without_profile(genes, root/files['hic']): why[gene] = 'no Hi-C profile for its TSS'
+        lost = _without_profile(genes, root/files['hic'])
+        why |= dict.fromkeys(lost, 'no Hi-C profile for its TSS')
     genes = genes[~genes.index.isin(why)]
     dropped = pd.DataFrame(list(why.items()), columns=['gene_id', 'reason'])
     out.mkdir(parents=True, exist_ok=True)
@@ -465,7 +472,7 @@ def geneexp_dataset(
     for reason, n in dropped.reason.value_counts().items(): print(f'  {n} left out: {reason}')
     return DatasetSpec.read(out)
 
-# %% ../nbs/06_sources.ipynb #c053
+# %% ../nbs/06_sources.ipynb #c051
 def _link(
     path:Path, # a published file
     out:Path,  # folder of the new data set
@@ -478,6 +485,5 @@ def _cage_sum(
     path:Path, # CAGE bigWig
 ):             # function of (chromosome, TSS)
     "Function that sums a CAGE bigWig over `[tss - 192, tss + 192)`; no value counts as 0."
-    from gxprism.signals import BigWig
     bw = BigWig(path)
     return lambda chrom, tss: float(np.nansum(bw.fetch(chrom, tss - 192, tss + 192)))

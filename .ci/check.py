@@ -1,0 +1,142 @@
+"""Every check of the project, in one process tree; the last line is `N passed, N failed`.
+
+`python .ci/check.py`            all checks
+`python .ci/check.py readme`     rewrite README.md from nbs/index.ipynb
+`python .ci/check.py NAME ...`   only the checks or notebooks whose name contains one of the words
+"""
+import ast, filecmp, json, os, re, shutil, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, LIB, PY = ROOT/'nbs', ROOT/'gxprism', sys.executable
+ENV = os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='agg', PYTHONWARNINGS='ignore',
+                        PATH=f'{Path(PY).parent}{os.pathsep}{os.environ["PATH"]}')
+BOOK = sorted(NBS.glob('[0-9]*.ipynb')) + [NBS/'index.ipynb']
+
+def sh(*argv, cwd=ROOT, **kw):
+    p = subprocess.run([str(a) for a in argv], cwd=cwd, env=ENV | kw, capture_output=True, text=True)
+    if p.returncode: raise AssertionError((p.stdout + p.stderr)[-6000:])
+    return p.stdout
+
+def cells(nb): return [(c['cell_type'], ''.join(c['source'])) for c in json.loads(nb.read_text())['cells']]
+def module(nb): return next((m[1] for _, s in cells(nb) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
+
+def copy_of_project(to):
+    keep = shutil.ignore_patterns('.git', '.venv', '.gxprism', '__pycache__', '*.egg-info', 'build', 'dist')
+    return Path(shutil.copytree(ROOT, Path(to)/'project', ignore=keep))
+
+def differing(a, b, pattern):
+    names = {p.name for d in (a, b) for p in d.glob(pattern)}
+    return sorted(n for n in names if not ((a/n).exists() and (b/n).exists() and filecmp.cmp(a/n, b/n, shallow=False)))
+
+def check_export_in_sync():
+    "The package is what the notebooks export."
+    with tempfile.TemporaryDirectory() as t:
+        p = copy_of_project(t)
+        for f in (p/'gxprism').glob('*.py'):
+            if f.name != '__init__.py': f.unlink()
+        sh(Path(PY).parent/'nbdev_export', cwd=p)
+        assert not (bad := differing(LIB, p/'gxprism', '*.py')), f'run nbdev_export: {bad}'
+
+def check_notebooks_clean():
+    "No execution counts, no metadata, no errors in saved outputs, no absolute paths."
+    with tempfile.TemporaryDirectory() as t:
+        p = copy_of_project(t)
+        sh(Path(PY).parent/'nbdev_clean', cwd=p)
+        assert not (bad := differing(NBS, p/'nbs', '*.ipynb')), f'run nbdev_clean: {bad}'
+    for nb in BOOK:
+        d = json.loads(nb.read_text())
+        outs = [o for c in d['cells'] for o in c.get('outputs', [])]
+        assert not any(o['output_type'] == 'error' for o in outs), f'{nb.name}: a saved output is an error'
+        text = json.dumps([c['source'] for c in d['cells']]) + json.dumps([o for o in outs if 'image/png' not in o.get('data', {})])
+        assert not (m := re.search(r'/(root|home|tmp|Users)/[\w.]+', text)), f'{nb.name}: absolute path {m[0]}'
+
+def check_import_order():
+    "A notebook imports only from lower-numbered notebooks; one notebook per module, no orphans."
+    seen = {}
+    for nb in BOOK:
+        own = module(nb)
+        for kind, s in cells(nb):
+            if kind != 'code': continue
+            for m in re.findall(r'^\s*(?:from\s+gxprism\.(\w+)\s+import|import\s+gxprism\.(\w+))', s, re.M):
+                used = m[0] or m[1]
+                assert used in seen or used == own, f'{nb.name} imports gxprism.{used}, which no lower-numbered notebook exports'
+            assert not re.search(r'from\s+gxprism\.?\w*\s+import\s+\*', s), f'{nb.name}: wildcard import'
+        if own:
+            assert own not in seen, f'{nb.name} and {seen.get(own)} export the same module {own}'
+            seen[own] = nb.name
+    orphans = {p.stem for p in LIB.glob('*.py') if not p.stem.startswith('_')} - set(seen)
+    assert not orphans, f'no notebook exports {sorted(orphans)}'
+
+def check_results_fresh():
+    "Stored results belong to the notebooks as they are now."
+    out = sh(PY, '-c', 'from gxprism.record import stale; import json; print(json.dumps(stale()))')
+    assert not (bad := json.loads(out.strip().splitlines()[-1])), '\n'.join(map(str, bad))
+
+def readme_text():
+    "README.md as nbs/index.ipynb says it."
+    with tempfile.TemporaryDirectory() as t:
+        sh(Path(PY).parent/'jupyter', 'nbconvert', '--to', 'markdown', NBS/'index.ipynb', r'--RegexRemovePreprocessor.patterns=^#\| ?hide',
+           '--output-dir', t, '--output', 'README', '--log-level', 'ERROR')
+        text = (Path(t)/'README.md').read_text()
+    text = text.replace('../figures/', 'figures/').replace('../data/', 'data/')
+    text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
+    return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+def check_readme():
+    "README.md is the index notebook, rendered."
+    assert (ROOT/'README.md').read_text() == readme_text(), 'run: python .ci/check.py readme'
+
+def check_import_is_light():
+    "`import gxprism` is quick and pulls in nothing heavy; no module needs a development package."
+    heavy = 'torch numba transformers lightning sklearn matplotlib'.split()
+    sh(PY, '-c', f'import sys, gxprism; bad = [m for m in {heavy} if m in sys.modules]; assert not bad, bad')
+    block = ("import sys, importlib\nclass No:\n def find_spec(s, n, p=None, t=None):\n"
+             "  if n.split('.')[0] in ('fastcore', 'nbdev', 'execnb', 'IPython'): raise ImportError('development package ' + n)\n"
+             "sys.meta_path.insert(0, No())\nfor m in sys.argv[1:]: importlib.import_module('gxprism.' + m)")
+    sh(PY, '-c', block, *[p.stem for p in LIB.glob('*.py') if not p.stem.startswith('_')])
+
+def check_wheel():
+    "A wheel builds, installs outside the tree, imports every module and answers on the command line."
+    with tempfile.TemporaryDirectory() as t:
+        t = Path(t)
+        sh(PY, '-m', 'build', '--wheel', '--outdir', t/'dist', copy_of_project(t))
+        wheel, = (t/'dist').glob('*.whl')
+        sh(PY, '-m', 'venv', '--without-pip', t/'venv')
+        site = next((t/'venv').glob('lib/python*/site-packages'))
+        sh(PY, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel)
+        import sysconfig
+        (site/'dependencies.pth').write_text(sysconfig.get_paths()['purelib'])      # the packages, not the project
+        names = ' '.join(p.stem for p in LIB.glob('*.py') if not p.stem.startswith('_'))
+        code = (f"import importlib, gxprism; assert {str(t)!r} in gxprism.__file__, gxprism.__file__\n"
+                f"for m in {names!r}.split(): importlib.import_module('gxprism.' + m)\nfrom gxprism.cli import main; main(['--help'])")
+        sh(t/'venv'/'bin'/'python', '-I', '-c', code, cwd=t)
+
+def test_notebook(nb):
+    "Execute one notebook as nbdev_test does, in a process of its own."
+    flags = ['--flags', 'data'] if os.environ.get('GXPRISM_DATA') else []
+    code = ("import sys; from pathlib import Path; from nbdev.test import test_nb\n"
+            "flags = sys.argv[2:]; ok, s = test_nb(Path(sys.argv[1]), skip_flags={'notest', 'run', 'gpu', 'data'} - set(flags), force_flags=set(flags))\n"
+            "sys.exit(not ok)")
+    sh(PY, '-c', code, nb, *flags[1:], cwd=NBS)
+
+def report(name, work):
+    start = time.time()
+    try: work(); ok, why = True, ''
+    except BaseException as e: ok, why = False, f'{type(e).__name__}: {e}'
+    print(f'{"ok    " if ok else "FAILED"} {name} ({time.time() - start:.0f} s)' + (f'\n{why}' if why else ''), flush=True)
+    return ok
+
+def main(words):
+    if words == ['readme']: return (ROOT/'README.md').write_text(readme_text()) and 0
+    jobs = [(k.removeprefix('check_').replace('_', ' '), f) for k, f in globals().items() if k.startswith('check_')]
+    tests = [(nb.name, lambda nb=nb: test_notebook(nb)) for nb in sorted(BOOK, key=lambda p: -p.stat().st_size)]
+    chosen = lambda pairs: [p for p in pairs if not words or any(w in p[0] for w in words)]
+    done = [report(*j) for j in chosen(jobs)]
+    with ThreadPoolExecutor(2) as pool: done += pool.map(lambda j: report(*j), chosen(tests))
+    print(f'{sum(done)} passed, {len(done) - sum(done)} failed')
+    return not all(done)
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,24 @@
+# make run [DATA=folder]   the main job: store, direct fusion and Prism, scores, figures
+# make test                every check of the project; ends with "N passed, N failed"
+# make notebooks           execute every notebook in place (minutes to an hour)
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+
+run: .venv/ready
+	$(BIN)/gxprism run $(if $(DATA),--data $(DATA)) --work .gxprism
+
+test: .venv/ready
+	$(BIN)/python .ci/check.py
+
+notebooks: .venv/ready
+	for nb in nbs/[0-9]*.ipynb nbs/index.ipynb; do (cd nbs && ../$(BIN)/jupyter execute --inplace $$(basename $$nb)) || exit 1; done
+	$(BIN)/nbdev_clean
+
+.venv/ready: setup.py settings.ini constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+.PHONY: run test notebooks
