@@ -17,19 +17,25 @@ METRICS = {'mse': 'lower', 'mae': 'lower', 'pearson': 'higher', 'spearman': 'hig
 def _array(x, name):
     "Return `x` (array, list, or tensor on any device) as float64."
     try: return np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x, dtype=np.float64)
-    except (TypeError, ValueError): raise ValueError(f'{name}: expected numbers, found {x!r:.80}') from None
+    except (TypeError, ValueError):
+        raise ValueError(f'{name}: expected numbers, found {x!r:.80}') from None
 
 
 def _labelled(y, y_hat, name='y_hat'):
-    "Return labels `(n,)`, predictions `(seeds, n)` and the mask of labelled genes among all; check shapes and values."
+    "Return labels `(n,)`, predictions `(seeds, n)`, and the mask of labelled genes; check all."
     y, y_hat = _array(y, 'y'), np.atleast_2d(_array(y_hat, name))
-    if y.ndim != 1: raise ValueError(f'y: expected one label per gene, shape (n,), found shape {y.shape}')
+    if y.ndim != 1:
+        raise ValueError(f'y: expected one label per gene, shape (n,), found shape {y.shape}')
     if y_hat.ndim != 2 or y_hat.shape[1] != len(y) or len(y_hat) == 0:
-        raise ValueError(f'{name}: expected shape ({len(y)},) or (seeds, {len(y)}), found {y_hat.shape}')
-    if np.isinf(y).any(): raise ValueError(f'y: infinite label at gene {np.flatnonzero(np.isinf(y))[0]}')
+        raise ValueError(
+            f'{name}: expected shape ({len(y)},) or (seeds, {len(y)}), found {y_hat.shape}')
+    if np.isinf(y).any():
+        raise ValueError(f'y: infinite label at gene {np.flatnonzero(np.isinf(y))[0]}')
     keep = ~np.isnan(y)
     bad = np.flatnonzero(keep & ~np.isfinite(y_hat).all(0))
-    if len(bad): raise ValueError(f'{name}: no finite prediction for {len(bad)} labelled genes, first at {bad[0]}')
+    if len(bad):
+        raise ValueError(
+            f'{name}: no finite prediction for {len(bad)} labelled genes, first at {bad[0]}')
     return y[keep], y_hat[:, keep], keep
 
 # %% ../nbs/07_metrics.ipynb #c010
@@ -42,12 +48,14 @@ def scores(
     y,     # measured expression per gene, NaN where unlabelled; `(n,)`
     y_hat, # predicted expression per gene, same unit; `(n,)`
 )->dict:   # `mse`, `mae`, `pearson`, `spearman`; `n` genes scored; `missing` genes without label
-    "Score one prediction on every labelled gene at once; `ValueError` if a labelled gene has no finite prediction."
+    "Score every labelled gene at once; `ValueError` if one of them has no finite prediction."
     y, y_hat, keep = _labelled(y, y_hat)
-    if len(y_hat) != 1: raise ValueError(f'y_hat: expected one prediction per gene, found {len(y_hat)} seeds')
+    if len(y_hat) != 1:
+        raise ValueError(f'y_hat: expected one prediction per gene, found {len(y_hat)} seeds')
     e = y_hat[0] - y
     ok = _varies(y) and _varies(y_hat[0])
-    return dict(mse=float((e**2).mean()) if len(e) else np.nan, mae=float(abs(e).mean()) if len(e) else np.nan,
+    return dict(mse=float((e**2).mean()) if len(e) else np.nan,
+                mae=float(abs(e).mean()) if len(e) else np.nan,
                 pearson=float(pearsonr(y, y_hat[0])[0]) if ok else np.nan,
                 spearman=float(spearmanr(y, y_hat[0])[0]) if ok else np.nan,
                 n=len(y), missing=int((~keep).sum()))
@@ -56,20 +64,22 @@ def scores(
 def _counts(rng, units, draws):
     "How often each of `units` appears in each draw with replacement; `(draws, units)` float64."
     picked = rng.integers(0, units, (draws, units)) + units * np.arange(draws)[:, None]
-    return np.bincount(picked.ravel(), minlength=draws * units).reshape(draws, units).astype(np.float64)
+    flat = np.bincount(picked.ravel(), minlength=draws * units)
+    return flat.reshape(draws, units).astype(np.float64)
 
 # %% ../nbs/07_metrics.ipynb #c021
 def _pearson(y, y_hat, w):
-    "Pearson correlation under each row of weights `w` `(draws, n)`; NaN where either side is constant; `(draws,)`."
+    "Pearson correlation under each row of `w` `(draws, n)`, NaN where undefined; `(draws,)`."
     x, z = ((v - v.mean()) / (v.std() if _varies(v) else np.inf) for v in (y, y_hat))
-    sx, sz, sxx, szz, sxz = (w @ np.stack([x, z, x * x, z * z, x * z], 1) / w.sum(1, keepdims=True)).T
+    sums = w @ np.stack([x, z, x * x, z * z, x * z], 1)
+    sx, sz, sxx, szz, sxz = (sums / w.sum(1, keepdims=True)).T
     vx, vz = sxx - sx**2, szz - sz**2
     ok = (vx > 1e-12) & (vz > 1e-12)
     return np.where(ok, (sxz - sx * sz) / np.sqrt(np.where(ok, vx * vz, 1)), np.nan)
 
 # %% ../nbs/07_metrics.ipynb #c023
 def _midranks(x, w):
-    "Rank of every value of `x` `(n,)` within each weighted resample `w` `(draws, n)`, ties sharing their middle; `(draws, n)`."
+    "Rank of each value of `x` `(n,)` in each resample `w` `(draws, n)`, ties at their middle."
     _, group = np.unique(x, return_inverse=True)
     order = np.argsort(group, kind='stable')
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -78,7 +88,7 @@ def _midranks(x, w):
 
 
 def _rank_pearson(a, b, w):
-    "Pearson correlation of two sets of midranks `(draws, n)` under weights `w`; NaN where one is constant; `(draws,)`."
+    "Pearson correlation of midranks `(draws, n)` under weights `w`, NaN where undefined."
     middle = (w.sum(1, keepdims=True) + 1) / 2
     a, b = a - middle, b - middle
     ab, aa, bb = (np.einsum('dn,dn,dn->d', w, p, q) for p, q in ((a, b), (a, a), (b, b)))
@@ -87,7 +97,7 @@ def _rank_pearson(a, b, w):
 
 # %% ../nbs/07_metrics.ipynb #c027
 def _weighted(metric, y, y_hat, w):
-    "The `metric` of each seed's `y_hat` `(seeds, n)` under each row of `w` `(draws, n)`; `(seeds, draws)`."
+    "The `metric` of `y_hat` `(seeds, n)` under each row of `w` `(draws, n)`; `(seeds, draws)`."
     if metric in ('mse', 'mae'):
         e = y_hat - y
         return (e**2 if metric == 'mse' else abs(e)) @ w.T / w.sum(1)
@@ -103,30 +113,32 @@ def blocks(
     tss,              # transcription start per gene, 0-based; `(n,)`
     size:int=5_000_000, # length of a block in bases
 )->np.ndarray:        # block of every gene, such as `chr1:12`; `(n,)` of str
-    "Cut chromosomes into blocks of `size` bases, to be resampled together when few chromosomes are tested."
+    "Cut chromosomes into blocks of `size` bases, to be resampled as wholes."
     if size < 1: raise ValueError(f'size: expected a positive number of bases, found {size}')
     tss = np.asarray(tss)
-    if len(chrom) != len(tss): raise ValueError(f'tss: expected {len(chrom)} positions, found {len(tss)}')
+    if len(chrom) != len(tss):
+        raise ValueError(f'tss: expected {len(chrom)} positions, found {len(tss)}')
     return np.array([f'{c}:{int(t) // size}' for c, t in zip(chrom, tss)], dtype=str)
 
 # %% ../nbs/07_metrics.ipynb #c034
 def _draws(rng, n, n_boot, clustered=None):
-    "Yield weights for `n` genes in chunks `(draws, n)`, `n_boot` rows in all, drawing genes or the groups in `clustered`."
+    "Yield weights in chunks `(draws, n)`, `n_boot` rows in all; draw genes or groups of genes."
     if n_boot < 1: raise ValueError(f'n_boot: expected at least 1, found {n_boot}')
     group = np.arange(n)
     if clustered is not None:
         group = pd.factorize(np.asarray(clustered))[0]
-        if len(group) != n: raise ValueError(f'clustered: expected one group per gene ({n}), found {len(group)}')
+        if len(group) != n:
+            raise ValueError(f'clustered: expected one group per gene ({n}), found {len(group)}')
         if (group < 0).any(): raise ValueError(f'clustered: no group for {(group < 0).sum()} genes')
         if group.max(initial=0) < 1:
-            raise ValueError('clustered: expected at least 2 groups, found 1; see blocks() for a single chromosome')
+            raise ValueError('clustered: expected at least 2 groups, found 1; see blocks()')
     chunk = max(1, 1_000_000 // max(n, 1))
     for start in range(0, n_boot, chunk):
         yield _counts(rng, int(group.max(initial=0)) + 1, min(chunk, n_boot - start))[:, group]
 
 # %% ../nbs/07_metrics.ipynb #c037
 def _mean_of_seeds(values, rng):
-    "Average `values` `(seeds, draws)` over seeds drawn with replacement, seed spread corrected for few seeds; `(draws,)`."
+    "Average `values` `(seeds, draws)` over seeds drawn with replacement; `(draws,)`."
     n = len(values)
     if n == 1: return values[0]
     mean, share = values.mean(0), _counts(rng, n, values.shape[1]).T / n
@@ -140,9 +152,10 @@ def bootstrap(
     seed:int=0,      # seed of the resampling
     level:float=.95, # probability inside the interval
     clustered=None,  # group of every gene (chromosome or block), drawn as a whole; `(n,)`
-)->pd.DataFrame:     # rows of METRICS with `value`, `low`, `high`, and `undefined`: draws where a metric has no value
+)->pd.DataFrame:     # one row per metric: `value`, `low`, `high`, `undefined` (draws without value)
     "Score with percentile bootstrap intervals over genes and, where there are several, seeds."
-    if not 0 < level < 1: raise ValueError(f'level: expected a probability between 0 and 1, found {level}')
+    if not 0 < level < 1:
+        raise ValueError(f'level: expected a probability between 0 and 1, found {level}')
     y, y_hat, keep = _labelled(y, y_hat)
     if clustered is not None: clustered = _keep(clustered, keep)
     if len(y) == 0: raise ValueError('y: no labelled gene to resample')
@@ -152,14 +165,16 @@ def bootstrap(
     rows, one = [], np.ones((1, len(y)))
     for m, d in drawn.items():
         low, high, undefined = _interval(np.concatenate(d), level)
-        rows.append(dict(metric=m, value=_weighted(m, y, y_hat, one).mean(), low=low, high=high, undefined=undefined))
+        value = _weighted(m, y, y_hat, one).mean()
+        rows.append(dict(metric=m, value=value, low=low, high=high, undefined=undefined))
     return pd.DataFrame(rows)
 
 
 def _keep(clustered, keep):
     "Groups of the labelled genes alone."
     if len(clustered) != len(keep):
-        raise ValueError(f'clustered: expected one group per gene ({len(keep)}), found {len(clustered)}')
+        raise ValueError(
+            f'clustered: expected one group per gene ({len(keep)}), found {len(clustered)}')
     return np.asarray(clustered)[keep]
 
 
@@ -171,7 +186,7 @@ def _interval(d, level):
 
 # %% ../nbs/07_metrics.ipynb #c046
 def _p_value(d):
-    "Two-sided bootstrap p value that the differences `d` are centred at zero; NaN when none is defined."
+    "Two-sided bootstrap p value of no difference, from drawn differences `d`."
     d = d[~np.isnan(d)]
     if not len(d): return np.nan
     return float(min(1., 2 * min(1 + (d <= 0).sum(), 1 + (d >= 0).sum()) / (1 + len(d))))
@@ -187,9 +202,10 @@ def compare(
     level:float=.95,  # probability inside the interval
     clustered=None,   # group of every gene (chromosome or block), drawn as a whole; `(n,)`
     paired_seeds:bool=False, # draw the same seeds for both models
-)->dict:              # `metric`, `a`, `b`, `diff` (a - b), `low`, `high`, `p`, `n`, `groups`, `seeds_a`, `seeds_b`, `undefined`
-    "Compare two models on the same genes by a hierarchical bootstrap over genes (or groups of genes) and seeds."
-    if not 0 < level < 1: raise ValueError(f'level: expected a probability between 0 and 1, found {level}')
+)->dict:              # scores `a` and `b`, `diff` = a - b, `low`, `high`, `p`, and what was counted
+    "Compare two models on the same genes by bootstrap over genes (or groups) and seeds."
+    if not 0 < level < 1:
+        raise ValueError(f'level: expected a probability between 0 and 1, found {level}')
     y_all, (y, a, keep), b = y, _labelled(y, a, 'a'), _labelled(y, b, 'b')[1]
     if paired_seeds and len(a) != len(b):
         raise ValueError(f'paired_seeds: expected equally many seeds, found {len(a)} and {len(b)}')
@@ -198,46 +214,51 @@ def compare(
     rng, drawn = np.random.default_rng(seed), []
     for w in _draws(rng, len(y), n_boot, clustered):
         va, vb = _weighted(metric, y, a, w), _weighted(metric, y, b, w)
-        drawn.append(_mean_of_seeds(va - vb, rng) if paired_seeds else _mean_of_seeds(va, rng) - _mean_of_seeds(vb, rng))
+        if paired_seeds: drawn.append(_mean_of_seeds(va - vb, rng))
+        else: drawn.append(_mean_of_seeds(va, rng) - _mean_of_seeds(vb, rng))
     one = np.ones((1, len(y)))
     va, vb = (float(_weighted(metric, y, v, one).mean()) for v in (a, b))
     d = np.concatenate(drawn)
     low, high, undefined = _interval(d, level)
-    return dict(metric=metric, a=va, b=vb, diff=va - vb, low=low, high=high, p=_p_value(d), n=len(y),
-                groups=len(y) if clustered is None else len(set(clustered.tolist())),
+    return dict(metric=metric, a=va, b=vb, diff=va - vb, low=low, high=high, p=_p_value(d),
+                n=len(y), groups=len(y) if clustered is None else len(set(clustered.tolist())),
                 seeds_a=len(a), seeds_b=len(b), undefined=undefined)
 
-# %% ../nbs/07_metrics.ipynb #c061
+# %% ../nbs/07_metrics.ipynb #c060
 def holm(
     p, # p values of one family of comparisons, each in 0..1; `(m,)`
 )->np.ndarray: # adjusted p values in the same order; `(m,)`
     "Adjust p values by Holm's step-down method, so that `< 0.05` holds for the whole family."
     p = _array(p, 'p')
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all(): raise ValueError(f'p: expected p values between 0 and 1, found {p}')
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f'p: expected p values between 0 and 1, found {p}')
     order = np.argsort(p, kind='stable')
     out = np.empty_like(p)
     out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return out
 
-# %% ../nbs/07_metrics.ipynb #c066
+# %% ../nbs/07_metrics.ipynb #c065
 def summary(
     rows,         # one row per run: list of dicts or DataFrame, with metric columns such as `mse`
     by,           # column name or names that define a group, such as `model`
     metrics=None, # metric columns to fold; default: those of METRICS that are there
-)->pd.DataFrame:  # one row per group and metric: `by` columns, `metric`, `mean`, `sd`, `seeds`, `undefined`, `text`
-    "Fold seeds into mean and standard deviation, groups in order of appearance; `ValueError` if a seed appears twice."
+)->pd.DataFrame:  # per group and metric: `mean`, `sd`, `seeds`, `undefined`, and `text` to print
+    "Fold seeds into mean and standard deviation; `ValueError` if a group has a seed twice."
     df, by = pd.DataFrame(rows), [by] if isinstance(by, str) else list(by)
     metrics = [m for m in METRICS if m in df] if metrics is None else list(metrics)
     lost = [c for c in by + metrics if c not in df]
-    if lost or not metrics: raise ValueError(f'rows: expected columns {lost or list(METRICS)}, found {list(df)}')
+    if lost or not metrics:
+        raise ValueError(f'rows: expected columns {lost or list(METRICS)}, found {list(df)}')
     if 'seed' in df and 'seed' not in by and df.duplicated(by + ['seed']).any():
         first = df[df.duplicated(by + ['seed'])].iloc[0]
-        raise ValueError(f'rows: seed {first["seed"]} appears twice in group {[first[c] for c in by]}')
+        raise ValueError(
+            f'rows: seed {first["seed"]} appears twice in group {[first[c] for c in by]}')
     out = []
     for key, g in df.groupby(by, sort=False, dropna=False):
         for m in metrics:
             v = g[m].astype(float).dropna()
             mean, sd = v.mean() if len(v) else np.nan, v.std(ddof=1) if len(v) > 1 else np.nan
             text = '' if not len(v) else f'{mean:.3f} ± {sd:.3f}' if len(v) > 1 else f'{mean:.3f}'
-            out.append(dict(zip(by, key), metric=m, mean=mean, sd=sd, seeds=len(v), undefined=len(g) - len(v), text=text))
+            out.append(dict(zip(by, key), metric=m, mean=mean, sd=sd, seeds=len(v),
+                            undefined=len(g) - len(v), text=text))
     return pd.DataFrame(out)

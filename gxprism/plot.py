@@ -23,15 +23,19 @@ from PIL import Image
 from .metrics import scores
 
 # %% ../nbs/08_plot.ipynb #c006
-PALETTE = dict(sequence='#0072B2', signal='#D55E00', background='#E8A06A', adjusted='#009E73', direct='#9A4F8A',
-               truth='#222222', grey='#8A9099', pale='#DDE1E6')
+PALETTE = dict(sequence='#0072B2', signal='#D55E00', background='#E8A06A', adjusted='#009E73',
+               direct='#9A4F8A', truth='#222222', grey='#8A9099', pale='#DDE1E6')
 
-STYLE = {'figure.figsize': (6, 3.6), 'figure.dpi': 130, 'savefig.dpi': 130, 'figure.facecolor': 'white',
-         'figure.constrained_layout.use': True, 'savefig.facecolor': 'white', 'font.size': 9, 'font.family': ['DejaVu Sans'],
-         'axes.titlesize': 10, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'axes.labelsize': 9,
-         'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#555555', 'axes.axisbelow': True,
-         'xtick.labelsize': 8, 'ytick.labelsize': 8, 'xtick.color': '#333333', 'ytick.color': '#333333',
-         'lines.linewidth': 1.4, 'legend.frameon': False, 'legend.fontsize': 8, 'pdf.fonttype': 42, 'axes.unicode_minus': True}
+STYLE = {
+    'figure.figsize': (6, 3.6), 'figure.dpi': 130, 'savefig.dpi': 130, 'figure.facecolor': 'white',
+    'figure.constrained_layout.use': True, 'savefig.facecolor': 'white', 'font.size': 9,
+    'font.family': ['DejaVu Sans'], 'axes.titlesize': 10, 'axes.titleweight': 'bold',
+    'axes.titlelocation': 'left', 'axes.labelsize': 9, 'axes.spines.top': False,
+    'axes.spines.right': False, 'axes.edgecolor': '#555555', 'axes.axisbelow': True,
+    'xtick.labelsize': 8, 'ytick.labelsize': 8, 'xtick.color': '#333333', 'ytick.color': '#333333',
+    'lines.linewidth': 1.4, 'legend.frameon': False, 'legend.fontsize': 8, 'pdf.fonttype': 42,
+    'axes.unicode_minus': True
+}
 
 
 def style():
@@ -45,7 +49,8 @@ def _png(fig):
     "Render `fig` as PNG with a palette of 128 colours; bytes."
     full, small = io.BytesIO(), io.BytesIO()
     fig.savefig(full, format='png', dpi=fig.dpi, bbox_inches='tight', facecolor='white')
-    Image.open(full).convert('RGB').quantize(128, Image.Quantize.MAXCOVERAGE).save(small, format='PNG', optimize=True)
+    Image.open(full).convert('RGB').quantize(128, Image.Quantize.MAXCOVERAGE).save(
+        small, format='PNG', optimize=True)
     return small.getvalue()
 
 
@@ -68,7 +73,8 @@ def _styled(draw):
 def _axes(ax=None, rows=1, size=(6, 3.6), ratios=None):
     "Return `ax`, or one column of `rows` new axes sharing x in a new figure."
     if ax is not None: return ax
-    fig, axes = plt.subplots(rows, 1, figsize=size, sharex=True, squeeze=False, height_ratios=ratios)
+    fig, axes = plt.subplots(rows, 1, figsize=size, sharex=True, squeeze=False,
+                             height_ratios=ratios)
     plt.close(fig)  # pyplot forgets it; the notebook shows it once, as a value
     axes = axes[:, 0]
     return axes[0] if rows == 1 else axes
@@ -76,7 +82,8 @@ def _axes(ax=None, rows=1, size=(6, 3.6), ratios=None):
 
 def _colour(name):
     "A colour of PALETTE by its meaning; `ValueError` if it has none."
-    if name not in PALETTE: raise ValueError(f'colour: expected a meaning out of {", ".join(PALETTE)}, found {name!r}')
+    if name not in PALETTE:
+        raise ValueError(f'colour: expected a meaning out of {", ".join(PALETTE)}, found {name!r}')
     return PALETTE[name]
 
 # %% ../nbs/08_plot.ipynb #c014
@@ -90,7 +97,8 @@ def save(
         raise ValueError(f'name: expected a plain file name without ending, found {name!r}')
     if folder is None:
         here = Path.cwd()
-        folder = next((p for p in (here, *here.parents) if (p / 'settings.ini').is_file()), here) / 'figures'
+        roots = [p for p in (here, *here.parents) if (p / 'settings.ini').is_file()]
+        folder = (roots or [here])[0] / 'figures'
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     tmp = folder / f'.{name}.{os.getpid()}.tmp'
     try:
@@ -102,7 +110,7 @@ def save(
 
 # %% ../nbs/08_plot.ipynb #c017
 def _frame(values, share):
-    "Limits that hold every value except those far outside the quantiles `share` and `1 - share`, with a margin."
+    "Limits that hold all values except those far outside the quantiles `share`, `1 - share`."
     q = np.quantile(values, [share, 1 - share])
     reach = .25 * (q[1] - q[0])
     low, high = max(values.min(), q[0] - reach), min(values.max(), q[1] + reach)
@@ -111,7 +119,7 @@ def _frame(values, share):
 
 
 def _clip(values, low, high):
-    "Move values outside [low, high] to the edge; return them, the mask of moved ones, and a sentence saying so."
+    "Move values outside [low, high] to the edge; return them, which moved, and a sentence."
     values = np.asarray(values, float)
     moved = (values < low) | (values > high)
     beyond = f'{moved.sum():,} beyond the frame' if moved.any() else ''
@@ -129,8 +137,8 @@ def _numbers(x, name, n=None):
 def _note(ax, *notes):
     "Small grey text below the axes, for what the picture leaves out."
     text = '; '.join(n for n in notes if n)
-    if text: ax.annotate(text, (1, 0), (0, -33), xycoords='axes fraction', textcoords='offset points', ha='right', va='top',
-                         fontsize=7.5, color='#555555')
+    if text: ax.annotate(text, (1, 0), (0, -33), xycoords='axes fraction', fontsize=7.5,
+                         textcoords='offset points', ha='right', va='top', color='#555555')
 
 # %% ../nbs/08_plot.ipynb #c020
 @_styled
@@ -153,37 +161,51 @@ def predicted_vs_observed(
     low, high = _frame(np.concatenate([y, y_hat]), frame)
     (x, out_x, _), (z, out_z, _) = _clip(y, low, high), _clip(y_hat, low, high)
     out = out_x | out_z
-    dots = dict(linewidths=0, color=_colour(colour), rasterized=len(y) > 3000, clip_on=False, zorder=3)
-    ax.scatter(x[~out], z[~out], s=9 if len(y) < 1500 else 4, alpha=.45 if len(y) < 1500 else .25, **dots)
+    dots = dict(linewidths=0, color=_colour(colour), rasterized=len(y) > 3000, clip_on=False,
+                zorder=3)
+    ax.scatter(x[~out], z[~out], s=9 if len(y) < 1500 else 4, alpha=.45 if len(y) < 1500 else .25,
+               **dots)
     ax.scatter(x[out], z[out], s=16, marker='D', **dots)
     ax.plot([low, high], [low, high], color=PALETTE['grey'], lw=1, ls='--', zorder=2)
     if not np.isnan(s['pearson']):
         slope, cut = np.polyfit(y, y_hat, 1)
-        ends = np.array([low, high])
-        ax.plot(ends, slope * ends + cut, color=PALETTE['truth'], lw=1.2, zorder=4)
+        line = [slope * low + cut, slope * high + cut]
+        ax.plot([low, high], line, color=PALETTE['truth'], lw=1.2, zorder=4)
         ax.text(.03, .97, f'line: slope {slope:.2f}', transform=ax.transAxes, va='top', fontsize=8)
-    ax.text(.03, .92, f'MSE {s["mse"]:.3f}   MAE {s["mae"]:.3f}\nPearson {s["pearson"]:.3f}   Spearman {s["spearman"]:.3f}',
+    ax.text(.03, .92, f'MSE {s["mse"]:.3f}   MAE {s["mae"]:.3f}\n'
+            f'Pearson {s["pearson"]:.3f}   Spearman {s["spearman"]:.3f}',
             transform=ax.transAxes, va='top', fontsize=8, color='#333333')
-    _note(ax, f'{out.sum():,} beyond the frame (diamonds)' if out.any() else '', f'{s["missing"]:,} unlabelled not drawn' if s['missing'] else '')
-    ax.set(xlim=(low, high), ylim=(low, high), aspect='equal', xlabel=f'measured, {unit}', ylabel=f'{label}, {unit}',
+    _note(ax, f'{out.sum():,} beyond the frame (diamonds)' if out.any() else '',
+          f'{s["missing"]:,} unlabelled not drawn' if s['missing'] else '')
+    ax.set(xlim=(low, high), ylim=(low, high), aspect='equal', xlabel=f'measured, {unit}',
+           ylabel=f'{label}, {unit}',
            title=title or f'Pearson {s["pearson"]:.2f} on {s["n"]:,} genes')
     return ax.figure
 
 # %% ../nbs/08_plot.ipynb #c025
 def _dots_row(ax, i, v, colour, frame, ci, digits):
-    "Draw one row of metric_dots: seeds `v`, their mean and sd, the interval `ci`, and the number at the right."
+    "Draw one row: seeds `v`, their mean and sd, the interval `ci`, the number at the right."
     mean, sd = v.mean(), v.std(ddof=1) if len(v) > 1 else np.nan
-    if ci is not None: ax.plot(np.clip(ci, *frame), [i + .26] * 2, color=PALETTE['grey'], lw=1.2, solid_capstyle='butt')
-    if not np.isnan(sd): ax.plot(np.clip([mean - sd, mean + sd], *frame), [i, i], color=colour, lw=3.2, alpha=.45, solid_capstyle='butt')
+    line = lambda ends, at, **kw: ax.plot(np.clip(ends, *frame), [at, at], **kw)
+    if ci is not None: line(ci, i + .26, color=PALETTE['grey'], lw=1.2)
+    if not np.isnan(sd):
+        line([mean - sd, mean + sd], i, color=colour, lw=3.2, alpha=.45, solid_capstyle='butt')
     inside = (v >= frame[0]) & (v <= frame[1])
-    ax.scatter(v[inside], np.full(inside.sum(), i - .26), s=13, color=colour, alpha=.75, linewidths=0, clip_on=False)
+    ax.scatter(v[inside], np.full(inside.sum(), i - .26), s=13, color=colour, alpha=.75,
+               linewidths=0, clip_on=False)
     text = f'{mean:.{digits}f}' + ('' if np.isnan(sd) else f' ± {sd:.{digits}f}')
     out = not frame[0] <= mean <= frame[1]
     marker = ('>' if mean > frame[1] else '<') if out else 'o'
-    ax.plot(np.clip(mean, *frame), i, marker, color=colour, ms=6.5, mec='white', mew=.8, clip_on=False, zorder=4)
-    ax.annotate(text + (' (beyond the frame)' if out else ''), (1.015, i), xycoords=('axes fraction', 'data'), va='center', fontsize=8)
+    ax.plot(np.clip(mean, *frame), i, marker, color=colour, ms=6.5, mec='white', mew=.8,
+            clip_on=False, zorder=4)
+    _beside(ax, i, text + (' (beyond the frame)' if out else ''))
 
 
+def _beside(ax, i, text):
+    "Write `text` at the right end of row `i`."
+    ax.annotate(text, (1.015, i), xycoords=('axes fraction', 'data'), va='center', fontsize=8)
+
+# %% ../nbs/08_plot.ipynb #c026
 @_styled
 def metric_dots(
     df,             # one row per model and seed: list of dicts or DataFrame
@@ -207,25 +229,26 @@ def metric_dots(
     ax = _axes(ax, size=(6, max(1.6, .9 + .42 * len(groups))))
     values = {g: _numbers(df.loc[df[by] == g, metric].dropna(), metric) for g in groups}
     if frame is None:
-        everything = np.concatenate([*values.values(), *[_numbers(c, 'intervals', 2) for c in (intervals or {}).values()]])
+        ends = [_numbers(c, 'intervals', 2) for c in (intervals or {}).values()]
+        everything = np.concatenate([*values.values(), *ends])
         if not len(everything): raise ValueError(f'{metric}: no value to draw')
         low, high = everything.min(), everything.max()
         frame = (low - .06 * (high - low or 1), high + .06 * (high - low or 1))
     for i, (g, v) in enumerate(values.items()):
         colour = _colour((colours or {}).get(g, 'grey'))
         if len(v): _dots_row(ax, i, v, colour, frame, (intervals or {}).get(g), digits)
-        else: ax.annotate('not defined', (1.015, i), xycoords=('axes fraction', 'data'), va='center', fontsize=8)
+        else: _beside(ax, i, 'not defined')
         ax.axhline(i, color=PALETTE['pale'], lw=.7, zorder=0)
-    ax.set(yticks=range(len(groups)), yticklabels=[str(g) for g in groups], ylim=(len(groups) - .45, -.55), xlim=frame,
-           xlabel=unit or metric, title=title or '')
-    _note(ax, 'dots: seeds; band: mean ± sd' + ('; line: interval over genes' if intervals else ''))
+    ax.set(yticks=range(len(groups)), yticklabels=[str(g) for g in groups],
+           ylim=(len(groups) - .45, -.55), xlim=frame, xlabel=unit or metric, title=title or '')
+    _note(ax, 'dots: seeds', 'band: mean ± sd', 'line: interval over genes' if intervals else '')
     ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False)
     return ax.figure
 
-# %% ../nbs/08_plot.ipynb #c030
+# %% ../nbs/08_plot.ipynb #c031
 @_styled
 def differences(
-    rows,           # one row per comparison, as `metrics.compare` returns, with a column `label`: list of dicts or DataFrame
+    rows,           # one row per comparison, as `metrics.compare` returns, and a `label`
     unit:str,       # axis label, saying which side is better
     colours=None,   # meaning (key of PALETTE) per label; default: grey
     digits:int=3,   # decimals of the printed numbers
@@ -242,15 +265,16 @@ def differences(
         colour, decided = _colour((colours or {}).get(r.label, 'grey')), r.low > 0 or r.high < 0
         ax.plot([r.low, r.high], [i, i], color=colour, lw=2)
         ax.plot(r.diff, i, 'o', ms=7, color=colour, mfc=colour if decided else 'white', mew=1.6)
-        ax.annotate(f'{r.diff:+.{digits}f}   p {"<" if r.p < .001 else "="} {max(r.p, .001):.3f}'.replace('-', '−'), (1.015, i),
-                    xycoords=('axes fraction', 'data'), va='center', fontsize=8)
-    ax.set(yticks=range(len(df)), yticklabels=list(df.label), ylim=(len(df) - .45, -.55), xlabel=unit, title=title or '')
+        p = f'p {"<" if r.p < .001 else "="} {max(r.p, .001):.3f}'
+        _beside(ax, i, f'{r.diff:+.{digits}f}   {p}'.replace('-', '−'))
+    ax.set(yticks=range(len(df)), yticklabels=list(df.label), ylim=(len(df) - .45, -.55),
+           xlabel=unit, title=title or '')
     ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False); ax.margins(x=.06)
     return ax.figure
 
-# %% ../nbs/08_plot.ipynb #c034
+# %% ../nbs/08_plot.ipynb #c035
 def _binned(values, bins):
-    "Largest value of each of at most `bins` equal bins (NaN only where a bin holds nothing), and bin edges in bases."
+    "Largest value of each of at most `bins` equal bins, NaN where empty, and their edges."
     n = len(values)
     edges = np.unique(np.linspace(0, n, min(bins, n) + 1).astype(int))
     top = np.maximum.reduceat(np.nan_to_num(values, nan=-np.inf), edges[:-1])
@@ -258,20 +282,22 @@ def _binned(values, bins):
 
 
 def _track(ax, values, x0, colour, high, bins=1200):
-    "Draw one track as a filled step line from `x0` kb on, clipped a quarter above quantile `high`; return the note about it."
+    "Draw one track from `x0` kb on, clipped a quarter above quantile `high`; return its notes."
     top, edges = _binned(values, bins)
     x, seen = x0 + edges / 1000, top[~np.isnan(top)]
     peak = min(seen.max(), 1.25 * np.nanquantile(values, high)) if len(seen) else 1.
     peak = peak if peak > 0 else (seen.max() if len(seen) and seen.max() > 0 else 1.)
     drawn, moved, _ = _clip(np.nan_to_num(top), min(0., seen.min()) if len(seen) else 0., peak)
     ax.stairs(drawn, x, fill=True, color=colour, alpha=.85, lw=0)
-    ax.plot((x[:-1] + x[1:])[moved] / 2, np.full(moved.sum(), peak * 1.05), '^', ms=3.5, color=PALETTE['truth'], clip_on=False)
+    ax.plot((x[:-1] + x[1:])[moved] / 2, np.full(moved.sum(), peak * 1.05), '^', ms=3.5,
+            color=PALETTE['truth'], clip_on=False)
     for i in np.flatnonzero(np.isnan(top)): ax.axvspan(x[i], x[i + 1], color=PALETTE['pale'], lw=0)
     ax.set_ylim(min(0., drawn.min()), peak * 1.12)
     gaps = np.isnan(values).mean()
-    return [f'cut at {peak:.3g}, highest {np.nanmax(values):.3g}' if moved.any() else '', f'{gaps:.1%} no data' if gaps else '']
+    return [f'cut at {peak:.3g}, highest {np.nanmax(values):.3g}' if moved.any() else '',
+            f'{gaps:.1%} no data' if gaps else '']
 
-# %% ../nbs/08_plot.ipynb #c036
+# %% ../nbs/08_plot.ipynb #c037
 @_styled
 def gene_window(
     tracks,           # values per base by track name, all of one length; `{name: (l,)}`
@@ -282,17 +308,18 @@ def gene_window(
     roles=None,       # meaning (key of PALETTE, or 'foreground') per track; default: signal
     units=None,       # unit per track, written on its axis
     seq=None,         # base codes 0..4; adds a panel of GC content; `(l,)`
-    high:float=.999,  # quantile of each track; its axis ends a quarter above, or at the highest value
+    high:float=.999,  # quantile of each track; its axis ends at most a quarter above
     title=None,       # the finding; default: the gene and its strand
 ):                    # figure
     "Draw the tracks of one window above one another around the transcription start."
     tracks = {k: _numbers(v, k) for k, v in tracks.items()}
     n = {len(v) for v in tracks.values()} | ({len(seq)} if seq is not None else set())
-    if len(n) != 1 or n == {0}: raise ValueError(f'tracks: expected values of one length, found lengths {sorted(n)}')
+    if len(n) != 1 or n == {0}:
+        raise ValueError(f'tracks: expected values of one length, found lengths {sorted(n)}')
     if strand not in ('+', '-'): raise ValueError(f"strand: expected '+' or '-', found {strand!r}")
     (n,), x0, roles, units = n, (start - tss) / 1000, roles or {}, units or {}
-    axes = np.atleast_1d(_axes(rows=len(tracks) + 1 + (seq is not None), size=(6, .75 + .72 * (len(tracks) + (seq is not None))),
-                               ratios=[.32] + [1] * (len(tracks) + (seq is not None))))
+    panels = len(tracks) + (seq is not None)
+    axes = _axes(rows=1 + panels, size=(6, .75 + .72 * panels), ratios=[.32] + [1] * panels)
     _gene_arrow(axes[0], strand, name, n)
     for ax, (k, v) in zip(axes[1:], tracks.items()):
         role = roles.get(k, 'signal')
@@ -305,37 +332,41 @@ def gene_window(
     for ax in axes: ax.axvline(0, color=PALETTE['truth'], lw=.8, ls=':', zorder=5)
     axes[-1].set(xlim=(x0, x0 + n / 1000), xlabel='position from the TSS, kb (forward strand)')
     axes[0].figure.align_ylabels(axes[1:])
-    axes[0].set_title(title or f'{name or "gene"}, {"+" if strand == "+" else "−"} strand, {n:,} bases')
+    sign = strand.replace('-', '−')
+    axes[0].set_title(title or f'{name or "gene"}, {sign} strand, {n:,} bases')
     return axes[0].figure
 
-# %% ../nbs/08_plot.ipynb #c038
+# %% ../nbs/08_plot.ipynb #c039
 def _gene_arrow(ax, strand, name, n):
     "Draw the bent arrow of a TSS, pointing along the strand."
     reach = n / 1000 * .06 * (1 if strand == '+' else -1)
     ax.plot([0, 0], [-1, .1], color=PALETTE['truth'], lw=1.2, clip_on=False)
-    ax.annotate('', (reach, .1), (0, .1), arrowprops=dict(arrowstyle='-|>', color=PALETTE['truth'], lw=1.2, shrinkA=0, shrinkB=0))
-    ax.text(reach * 1.15, .1, name, ha='left' if strand == '+' else 'right', va='center', fontsize=9, style='italic')
+    arrow = dict(arrowstyle='-|>', color=PALETTE['truth'], lw=1.2, shrinkA=0, shrinkB=0)
+    ax.annotate('', (reach, .1), (0, .1), arrowprops=arrow)
+    ax.text(reach * 1.15, .1, name, ha='left' if strand == '+' else 'right', va='center',
+            fontsize=9, style='italic')
     ax.set_ylim(-1, 1); ax.set_axis_off()
 
 
 def _panel(ax, label, unit, notes):
     "Write the track's name inside its panel, the unit on its axis, and what was left out."
-    ax.text(.008, .95, label, transform=ax.transAxes, va='top', fontsize=8.5, fontweight='bold',
-            bbox=dict(facecolor='white', edgecolor='none', alpha=.7, pad=1), zorder=8)
+    white = dict(facecolor='white', edgecolor='none', alpha=.7, pad=1)
     text = '; '.join(n for n in notes if n)
-    if text: ax.text(.992, .95, text, transform=ax.transAxes, va='top', ha='right', fontsize=7.5, color='#555555',
-                     bbox=dict(facecolor='white', edgecolor='none', alpha=.7, pad=1), zorder=8)
+    ax.text(.008, .95, label, transform=ax.transAxes, va='top', fontsize=8.5, fontweight='bold',
+            bbox=white, zorder=8)
+    ax.text(.992, .95, text, transform=ax.transAxes, va='top', ha='right', fontsize=7.5, bbox=white,
+            color='#555555', zorder=8)
     ax.set_ylabel(unit, fontsize=8); ax.locator_params(axis='y', nbins=3)
 
 
 def _gc(seq, size):
-    "Share of G and C among known bases in bins of `size` bases (NaN where none is known), and bin edges."
+    "Share of G and C among known bases per `size` bases, NaN where none is known; edges."
     edges = np.unique(np.append(np.arange(0, len(seq), size), len(seq)))
     gc = np.add.reduceat(((seq == 1) | (seq == 2)).astype(float), edges[:-1])
     known = np.add.reduceat((seq < 4).astype(float), edges[:-1])
     return np.where(known > 0, gc / np.maximum(known, 1), np.nan), edges
 
-# %% ../nbs/08_plot.ipynb #c044
+# %% ../nbs/08_plot.ipynb #c045
 @_styled
 def scatter_signal(
     x,                   # signal per gene; `(n,)`
@@ -357,54 +388,66 @@ def scatter_signal(
     ax = _axes(ax)
     low, high = _frame(x, frame)
     drawn, _, beyond = _clip(x, low, high)
-    ax.scatter(drawn, y, s=8 if len(x) < 1500 else 4, alpha=.35 if len(x) < 1500 else .2, color=_colour(colour), linewidths=0,
-               rasterized=len(x) > 3000, clip_on=False)
-    cell = pd.qcut(x, bins, labels=False, duplicates='drop') if s['n'] >= 5 * bins and np.ptp(x) else None
-    if cell is not None:
-        q = pd.DataFrame(dict(cell=cell, x=drawn, y=y)).groupby('cell').quantile([.25, .5, .75]).unstack()
-        ax.fill_between(q['x'][.5], q['y'][.25], q['y'][.75], color=PALETTE['truth'], alpha=.15, lw=0)
+    ax.scatter(drawn, y, s=8 if len(x) < 1500 else 4, alpha=.35 if len(x) < 1500 else .2,
+               color=_colour(colour), linewidths=0, rasterized=len(x) > 3000, clip_on=False)
+    if s['n'] >= 5 * bins and np.ptp(x):
+        cell = pd.qcut(x, bins, labels=False, duplicates='drop')
+        q = pd.DataFrame(dict(x=drawn, y=y)).groupby(cell).quantile([.25, .5, .75]).unstack()
+        ax.fill_between(q['x'][.5], q['y'][.25], q['y'][.75], color=PALETTE['truth'], alpha=.15,
+                        lw=0)
         ax.plot(q['x'][.5], q['y'][.5], 'o-', color=PALETTE['truth'], ms=4, lw=1.2)
-        ax.text(.02, .97, 'line: median; band: middle half of the genes', transform=ax.transAxes, va='top', fontsize=8)
+        ax.text(.02, .97, 'line: median; band: middle half of the genes', transform=ax.transAxes,
+                va='top', fontsize=8)
     _note(ax, beyond, f'{left:,} without label or signal not drawn' if left else '')
-    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(low, high), title=title or f'Spearman {s["spearman"]:.2f} on {s["n"]:,} genes')
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(low, high),
+           title=title or f'Spearman {s["spearman"]:.2f} on {s["n"]:,} genes')
     return ax.figure
 
-# %% ../nbs/08_plot.ipynb #c048
+# %% ../nbs/08_plot.ipynb #c049
 @_styled
 def draw_dag(
     edges,       # arrows as (cause, effect) pairs
     pos,         # position of every node; `{node: (x, y)}`
-    given=(),    # nodes conditioned on, shaded
-    latent=(),   # nodes never measured, dashed
+    given=(),    # nodes (or one node) conditioned on, shaded
+    latent=(),   # nodes (or one node) never measured, dashed
     labels=None, # text per node where it differs from the node's name
     open=(),     # arrows to emphasise, such as an open backdoor path
     colours=None, # meaning (key of PALETTE) of a node's outline; default: truth
     title=None,  # the finding
     ax=None,     # axes to draw into; default: a new figure
 ):               # figure
-    "Draw a causal diagram; `ValueError` if it has a cycle, a node without position, or an unknown name."
+    "Draw a causal diagram; `ValueError` on a cycle, a missing position or an unknown name."
+    given, latent = ((v,) if isinstance(v, str) else tuple(v) for v in (given, latent))
     graph = nx.DiGraph(list(edges)); graph.add_nodes_from(pos)
-    unknown = [v for v in [*given, *latent, *(labels or {}), *(colours or {})] if v not in pos] + [v for v in graph if v not in pos]
+    labels, colours = labels or {}, colours or {}
+    unknown = [v for v in [*graph, *given, *latent, *labels, *colours] if v not in pos]
     if unknown: raise ValueError(f'pos: no position for {sorted(set(map(str, unknown)))}')
-    if not nx.is_directed_acyclic_graph(graph): raise ValueError(f'edges: expected no cycle, found {nx.find_cycle(graph)}')
+    if not nx.is_directed_acyclic_graph(graph):
+        raise ValueError(f'edges: expected no cycle, found {nx.find_cycle(graph)}')
     stray = [e for e in map(tuple, open) if e not in graph.edges]
     if stray: raise ValueError(f'open: no such arrow {stray}')
     xy = np.array(list(pos.values()), float)
     span = np.ptp(xy, 0)
     ax = _axes(ax, size=(6, float(np.clip(1.5 + 1.15 * span[1], 1.7, 4.5))))
-    ax.set(xlim=(xy[:, 0].min() - .55, xy[:, 0].max() + .55), ylim=(xy[:, 1].min() - .4, xy[:, 1].max() + .4))
-    boxes = {v: _node(ax, pos[v], (labels or {}).get(v, str(v)), v in given, v in latent, _colour((colours or {}).get(v, 'truth'))) for v in graph}
+    ax.set(xlim=(xy[:, 0].min() - .55, xy[:, 0].max() + .55),
+           ylim=(xy[:, 1].min() - .4, xy[:, 1].max() + .4))
+    boxes = {v: _node(ax, pos[v], labels.get(v, str(v)), v in given, v in latent,
+                      _colour(colours.get(v, 'truth'))) for v in graph}
     for a, b in graph.edges:
         hot = (a, b) in {tuple(e) for e in open}
-        ax.annotate('', pos[b], pos[a], zorder=4, arrowprops=dict(
-            arrowstyle='-|>', mutation_scale=13, lw=2.2 if hot else 1.2, color=PALETTE['signal'] if hot else '#444444',
-            linestyle='--' if a in latent else '-', patchA=boxes[a], patchB=boxes[b], shrinkA=2, shrinkB=2))
+        ax.annotate(
+            '', pos[b], pos[a], zorder=4,
+            arrowprops=dict(arrowstyle='-|>', mutation_scale=13, lw=2.2 if hot else 1.2,
+                            color=PALETTE['signal'] if hot else '#444444',
+                            linestyle='--' if a in latent else '-', patchA=boxes[a],
+                            patchB=boxes[b], shrinkA=2, shrinkB=2))
     ax.set_axis_off(); ax.set_title(title or '')
     return ax.figure
 
-
+# %% ../nbs/08_plot.ipynb #c050
 def _node(ax, xy, text, given, latent, colour):
     "Draw one node as a rounded box and return the box, at which arrows end."
-    box = dict(boxstyle='round,pad=.45', facecolor=PALETTE['pale'] if given else 'white', edgecolor=colour,
-               linestyle='--' if latent else '-', linewidth=1.4)
-    return ax.text(*xy, text, ha='center', va='center', fontsize=9, bbox=box, zorder=3).get_bbox_patch()
+    box = dict(boxstyle='round,pad=.45', facecolor=PALETTE['pale'] if given else 'white',
+               edgecolor=colour, linestyle='--' if latent else '-', linewidth=1.4)
+    return ax.text(*xy, text, ha='center', va='center', fontsize=9, bbox=box,
+                   zorder=3).get_bbox_patch()

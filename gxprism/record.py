@@ -40,10 +40,11 @@ def repo_root(
 
 
 def _folder(folder, *default):
-    "The given folder, else `default` below the repository; `FileNotFoundError` where neither is there."
+    "The given folder, else `default` below the repository."
     if folder is not None: return Path(folder)
     root = repo_root()
-    if root is None: raise FileNotFoundError(f'no settings.ini above the working directory: name the folder of {"/".join(default)}')
+    if root is None:
+        raise FileNotFoundError(f'{"/".join(default)}: no settings.ini above us, name the folder')
     return root.joinpath(*default)
 
 # %% ../nbs/09_record.ipynb #c009
@@ -51,9 +52,10 @@ SIZES = ('smoke', 'laptop', 'full')
 
 
 def size()->str: # 'smoke', 'laptop' or 'full'
-    "The size of run that the environment variable GXPRISM_SIZE asks for; `laptop` where it asks for none."
+    "The size that GXPRISM_SIZE asks for, `laptop` where it asks for none."
     chosen = os.environ.get('GXPRISM_SIZE') or 'laptop'
-    if chosen not in SIZES: raise ValueError(f'GXPRISM_SIZE: expected one of {", ".join(SIZES)}, found {chosen!r}')
+    if chosen not in SIZES:
+        raise ValueError(f'GXPRISM_SIZE: expected one of {", ".join(SIZES)}, found {chosen!r}')
     return chosen
 
 # %% ../nbs/09_record.ipynb #c012
@@ -62,26 +64,32 @@ def _read_notebook(path):
     path = Path(path)
     try: notebook = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError: raise FileNotFoundError(f'{path.name}: no such notebook') from None
-    except json.JSONDecodeError as e: raise ValueError(f'{path.name}: expected a notebook, found broken JSON ({e})') from None
-    if not isinstance(notebook, dict) or 'cells' not in notebook: raise ValueError(f'{path.name}: expected a notebook, found no cells')
+    except json.JSONDecodeError as e:
+        raise ValueError(f'{path.name}: expected a notebook, found broken JSON ({e})') from None
+    if not isinstance(notebook, dict) or 'cells' not in notebook:
+        raise ValueError(f'{path.name}: expected a notebook, found no cells')
     return notebook
 
 
 def _fingerprinted(source):
-    "Whether a cell with this source makes results: flagged `#| run`, or beginning with `# configuration`."
+    "Whether a cell makes results: flagged `#| run`, or beginning with `# configuration`."
     lines = [l.strip() for l in source.splitlines() if l.strip()]
-    words = [l[2:].split() for l in lines if l.startswith('#|')]
-    code = [l for l in lines if not l.startswith('#|')]
-    return any('run' in w[:1] for w in words) or bool(code) and re.match(r'#\s*configuration\b', code[0].lower()) is not None
+    flags = [l[2:].split()[:1] for l in lines if l.startswith('#|')]
+    first = next((l.lower() for l in lines if not l.startswith('#|')), '')
+    return ['run'] in flags or re.match(r'#\s*configuration\b', first) is not None
 
 
 def source_fingerprint(
     notebook, # path of an .ipynb file
 )->str:       # 16 hexadecimal digits
     "Fingerprint the configuration and run cells of a notebook; `ValueError` if it has none."
-    cells = [''.join(c['source']) for c in _read_notebook(notebook)['cells'] if c['cell_type'] == 'code']
-    kept = ['\n'.join(l.rstrip() for l in c.strip().splitlines()) for c in cells if _fingerprinted(c)]
-    if not kept: raise ValueError(f'{Path(notebook).name}: expected a cell flagged `#| run` or beginning with `# configuration`, found none')
+    cells = [c for c in _read_notebook(notebook)['cells'] if c['cell_type'] == 'code']
+    sources = [''.join(c['source']).strip() for c in cells]
+    kept = ['\n'.join(l.rstrip() for l in s.splitlines()) for s in sources if _fingerprinted(s)]
+    if not kept:
+        raise ValueError(
+            f'{Path(notebook).name}: expected cells flagged `#| run` or beginning with '
+            '`# configuration`, found none')
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 # %% ../nbs/09_record.ipynb #c018
@@ -89,10 +97,10 @@ def _tree(node):
     "The syntax tree as nested lists, without docstrings, positions and empty fields."
     if isinstance(node, list): return [_tree(v) for v in node]
     if not isinstance(node, ast.AST): return repr(node)
-    fields = {k: v for k, v in ast.iter_fields(node) if k not in ('kind', 'type_comment') and (v not in (None, []) or k == 'value')}
-    body = fields.get('body')
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body and ast.get_docstring(node, False) is not None:
-        fields['body'] = body[1:]
+    fields = {k: v for k, v in ast.iter_fields(node) if v not in (None, []) or k == 'value'}
+    for k in ('kind', 'type_comment'): fields.pop(k, None)
+    documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    if documented and ast.get_docstring(node, False) is not None: fields['body'] = node.body[1:]
     return [type(node).__name__] + [[k, _tree(v)] for k, v in sorted(fields.items())]
 
 
@@ -101,63 +109,89 @@ def library_fingerprint(
 )->dict:          # 12 hexadecimal digits per module name
     "Fingerprint the behaviour of every module of the package, blind to comments and docstrings."
     folder = Path(package or Path(gxprism.__file__).parent)
-    trees = {p.stem: _tree(ast.parse(p.read_text(encoding='utf-8'))) for p in sorted(folder.glob('*.py')) if not p.stem.startswith('_')}
-    return {name: hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:12] for name, tree in trees.items()}
+    modules = [p for p in sorted(folder.glob('*.py')) if not p.stem.startswith('_')]
+    trees = {p.stem: json.dumps(_tree(ast.parse(p.read_text(encoding='utf-8')))) for p in modules}
+    return {name: hashlib.sha256(tree.encode()).hexdigest()[:12] for name, tree in trees.items()}
 
 # %% ../nbs/09_record.ipynb #c021
+_NOT_CODE = (':!nbs', ':!data/results', ':!figures', ':!README.md')  # fingerprinted, or outputs
+
+
 def _output(*command, cwd=None):
     "What a command prints, None where it is absent or fails."
     if shutil.which(command[0]) is None: return None
-    try: return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=20,
+                              check=True)
     except (subprocess.SubprocessError, OSError): return None
+    return done.stdout.strip()
 
 
 def _device(device):
-    "Kind ('CPU' or 'GPU'), a description with memory, and driver and CUDA, of the device a run uses."
+    "Kind ('CPU' or 'GPU') of the device a run uses, its name with memory, and driver with CUDA."
     import torch
     if device is None: device = 'cuda' if torch.cuda.is_available() else 'cpu'
     if str(device).startswith('cuda'):
         p = torch.cuda.get_device_properties(torch.device(device))
-        driver = _output('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader') or 'unknown'
-        return 'GPU', f'{p.name}, {p.total_memory / 2**30:.0f} GiB', f'driver {driver.splitlines()[0]}, CUDA {torch.version.cuda}'
+        driver = _output('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader')
+        driver = driver.splitlines()[0] if driver else 'unknown'
+        memory = f'{p.total_memory / 2**30:.0f} GiB'
+        return 'GPU', f'{p.name}, {memory}', f'driver {driver}, CUDA {torch.version.cuda}'
     if str(device) != 'cpu': raise ValueError(f"device: expected 'cpu' or 'cuda', found {device!r}")
+    return 'CPU', _cpu(), 'none'
+
+
+def _cores():
+    "Number of cores this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def _cpu():
+    "Model, cores and memory of the CPU, as far as the system tells."
     info = Path('/proc/cpuinfo')
     found = re.search(r'model name\s*:\s*(.+)', info.read_text()) if info.is_file() else None
-    model = found.group(1).strip() if found else _output('sysctl', '-n', 'machdep.cpu.brand_string') or 'CPU'
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    model = found.group(1).strip() if found else _output('sysctl', '-n', 'machdep.cpu.brand_string')
     try: memory = f', {os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30:.0f} GiB'
     except (ValueError, OSError, AttributeError): memory = ''
-    return 'CPU', f'{model}, {cores} cores{memory}', 'none'
+    return f'{model or "CPU"}, {_cores()} cores{memory}'
 
-
+# %% ../nbs/09_record.ipynb #c022
 def _commit(root):
-    "The commit of the repository, with `+dirty` where files other than results and figures differ from it."
+    "The commit of the repository, `+dirty` where code differs from it."
     head = _output('git', 'rev-parse', '--short=12', 'HEAD', cwd=root) if root else None
     if head is None: return 'unknown'
-    changed = _output('git', 'status', '--porcelain', '--', '.', ':!data/results', ':!figures', cwd=root)
+    changed = _output('git', 'status', '--porcelain', '--', '.', *_NOT_CODE, cwd=root)
     return head + ('+dirty' if changed else '')
 
-# %% ../nbs/09_record.ipynb #c026
-def _value(x, where):
-    "A JSON value for the flat entry `x`; floats to 6 significant digits, not finite to None."
-    if hasattr(x, 'item') and getattr(x, 'size', 1) == 1 and getattr(x, 'ndim', 0) == 0 or type(x).__module__ == 'torch' and x.numel() == 1: x = x.item()
+# %% ../nbs/09_record.ipynb #c027
+def _is_path(text):
+    "Whether `text` holds an absolute path."
+    words = [w for w in re.split(r'[\s\'",;=()\[\]]+', text) if w]
+    return any(re.match(r'(/[\w.~-]+){2,}|[A-Za-z]:\\|~/|file:', w) for w in words) or any(
+        len(w) > 1 and w.startswith('/') and os.path.exists(w) for w in words)
+
+
+def _value(x, where, digits=6):
+    "A JSON value for the entry `x`; floats to `digits` significant digits, not finite to None."
+    if getattr(x, 'ndim', None) == 0: x = x.item()
     if x is None or isinstance(x, (bool, int)): return x
-    if isinstance(x, float): return float(f'{x:.6g}') if math.isfinite(x) else None
-    if not isinstance(x, str): raise ValueError(f'{where}: expected a number, text, true or false, or None, found {type(x).__name__}')
-    home, spots = str(Path.home()), [w for w in re.split(r'[\s\'",;=()\[\]]+', x) if w]
-    if any(re.match(r'(/[\w.~-]+){2,}|[A-Za-z]:\\|~/|file:', w) for w in spots) or len(home) > 1 and home + '/' in x:
-        raise ValueError(f'{where}: expected no path of this machine, found {x!r:.80}')
+    if isinstance(x, float): return float(f'{x:.{digits}g}') if math.isfinite(x) else None
+    if not isinstance(x, str):
+        raise ValueError(
+            f'{where}: expected a number, text, bool or None, found {type(x).__name__}')
+    if _is_path(x): raise ValueError(f'{where}: expected no path of this machine, found {x!r:.80}')
     return x
 
 
-def _flat(row, where):
+def _flat(row, where, digits=6):
     "A flat dict with plain JSON values; `ValueError` naming the entry that is none."
-    if not isinstance(row, dict): raise ValueError(f'{where}: expected a flat dict, found {type(row).__name__}')
+    if not isinstance(row, dict):
+        raise ValueError(f'{where}: expected a flat dict, found {type(row).__name__}')
     bad = [k for k in row if not isinstance(k, str)]
     if bad: raise ValueError(f'{where}: expected names as text, found {bad[0]!r}')
-    return {k: _value(v, f'{where}, {k}') for k, v in row.items()}
+    return {k: _value(v, f'{where}, {k}', digits) for k, v in row.items()}
 
-# %% ../nbs/09_record.ipynb #c029
+# %% ../nbs/09_record.ipynb #c030
 def _write(path, text):
     "Write `text` to `path` through a temporary name, so that no reader ever sees half a file."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,69 +203,91 @@ def _write(path, text):
 
 
 def _find_notebook(experiment, notebook):
-    "Path of the notebook of an experiment: the one given, else NN_<experiment>.ipynb of the repository, else None."
+    "Path of an experiment's notebook: the one given, else NN_<experiment>.ipynb, else None."
     root = repo_root()
     if notebook is not None:
-        found = [p for p in (Path(notebook), *([root / 'nbs' / notebook] if root else [])) if p.is_file()]
+        places = [Path(notebook)] + ([root / 'nbs' / notebook] if root else [])
+        found = [p for p in places if p.is_file()]
         if not found: raise FileNotFoundError(f'{Path(notebook).name}: no such notebook')
         return found[0]
     found = sorted((root / 'nbs').glob(f'[0-9][0-9]_{experiment}.ipynb')) if root else []
-    if len(found) > 1: raise ValueError(f'{experiment}: expected one notebook, found {", ".join(p.name for p in found)}')
+    if len(found) > 1:
+        raise ValueError(f'{experiment}: expected one notebook, found {[p.name for p in found]}')
     return found[0] if found else None
 
-# %% ../nbs/09_record.ipynb #c030
+# %% ../nbs/09_record.ipynb #c032
+def _provenance(experiment, notebook, size, seeds, data, config, device):
+    "Everything known before the work begins, as the flat-valued dict that is stored."
+    import torch
+    kind, name, driver = _device(device)
+    now, source = datetime.now(timezone.utc), source_fingerprint(notebook) if notebook else None
+    run = hashlib.sha256(
+        f'{experiment} {source} {now.isoformat()} {os.getpid()}'.encode()).hexdigest()
+    return dict(experiment=experiment, run=run[:12], date=now.strftime('%Y-%m-%d %H:%M UTC'),
+                size=size, kind=kind, device=name, cuda=driver,
+                python='.'.join(map(str, sys.version_info[:3])), torch=torch.__version__,
+                gxprism=gxprism.__version__, commit=_commit(repo_root()),
+                seeds=[_value(s, 'seeds') for s in seeds],
+                data={k: str(v)[:12].lower() for k, v in _flat(data, 'data').items()},
+                config=_flat(config, 'config'), notebook=notebook.name if notebook else None,
+                source=source, library=library_fingerprint(), seconds=None)
+
+# %% ../nbs/09_record.ipynb #c033
 class Run:
     "One execution of an experiment: provenance at the start, wall time, and rows saved at the end."
 
     def __init__(self,
-        experiment:str,    # name of the results file, such as `exp_prism`
-        notebook=None,     # file name or path of the notebook; default: `nbs/NN_<experiment>.ipynb`
-        size:str='smoke',  # 'smoke', 'laptop' or 'full'
-        seeds=(),          # training seeds
-        data=None,         # fingerprint of each data set by its name
-        config=None,       # flat settings worth printing
-        device=None,       # 'cpu' or 'cuda'; default: cuda where there is one
-        folder=None,       # where results go; default: `data/results` of the repository
+        experiment:str,   # name of the results file, such as `exp_prism`
+        notebook=None,    # file name or path of the notebook; default: `nbs/NN_<experiment>.ipynb`
+        size:str='smoke', # 'smoke', 'laptop' or 'full'
+        seeds=(),         # training seeds
+        data=None,        # fingerprint of each data set by its name, hexadecimal
+        config=None,      # flat settings worth printing
+        device=None,      # 'cpu' or 'cuda'; default: cuda where there is one
+        folder=None,      # where results go; default: `data/results` of the repository
     ):
         "Note code, machine and data; raises `ValueError` on a bad name, size or fingerprint."
-        if not re.fullmatch(r'[a-z][a-z0-9_]*', experiment): raise ValueError(f'experiment: expected lower case letters, digits and _, found {experiment!r}')
-        if size not in SIZES: raise ValueError(f'size: expected one of {", ".join(SIZES)}, found {size!r}')
+        if not re.fullmatch(r'[a-z][a-z0-9_]*', experiment):
+            raise ValueError(
+                f'experiment: expected lower case letters, digits, _, found {experiment!r}')
+        if size not in SIZES:
+            raise ValueError(f'size: expected one of {", ".join(SIZES)}, found {size!r}')
         for k, v in (data or {}).items():
-            if not re.fullmatch(r'[0-9a-fA-F]{8,}', str(v)): raise ValueError(f'data, {k}: expected a hexadecimal fingerprint, found {v!r}')
+            if not re.fullmatch(r'[0-9a-fA-F]{8,}', str(v)):
+                raise ValueError(f'data, {k}: expected a hexadecimal fingerprint, found {v!r}')
         self.folder, path = _folder(folder, 'data', 'results'), _find_notebook(experiment, notebook)
-        self._start, self._wall, now = time.monotonic(), None, datetime.now(timezone.utc)
-        source = source_fingerprint(path) if path else None
-        kind, device, driver = _device(device)
-        import torch
-        self.provenance = dict(
-            experiment=experiment, run=hashlib.sha256(f'{experiment} {source} {now.isoformat()} {os.getpid()}'.encode()).hexdigest()[:12],
-            date=now.strftime('%Y-%m-%d %H:%M UTC'), size=size, kind=kind, device=device, cuda=driver,
-            python='.'.join(map(str, sys.version_info[:3])), torch=torch.__version__, gxprism=gxprism.__version__,
-            commit=_commit(repo_root()), seeds=[_value(s, 'seeds') for s in seeds],
-            data={k: str(v)[:12].lower() for k, v in _flat(data or {}, 'data').items()}, config=_flat(config or {}, 'config'),
-            notebook=path.name if path else None, source=source, library=library_fingerprint(), seconds=None)
+        self.provenance = _provenance(experiment, path, size, seeds, data or {}, config or {},
+                                      device)
+        self._start, self._wall = time.monotonic(), None
 
     def __enter__(self):
-        self._start = time.monotonic()
+        self._start, self._wall = time.monotonic(), None
         return self
 
     def __exit__(self, *error): self._wall = time.monotonic() - self._start
 
     def save(self,
-        rows, # one flat dict per model, seed, ...; list or DataFrame
-    )->'Results': # what `load` returns
-        "Write rows and provenance atomically; raises `ValueError` naming the row that is not flat or empty."
-        rows = rows.to_dict('records') if isinstance(rows, pd.DataFrame) else list(rows)
-        if not rows: raise ValueError(f'{self.provenance["experiment"]}: expected at least one row, found none')
-        rows = [_flat(r, f'row {i}') for i, r in enumerate(rows)]
-        wall = time.monotonic() - self._start if self._wall is None else self._wall
-        provenance = dict(self.provenance, seconds=round(wall, 1))
-        lines = ',\n'.join('  ' + json.dumps(r, ensure_ascii=False, allow_nan=False) for r in rows)
-        head = json.dumps(dict(format='gxprism-results/1', provenance=provenance), indent=1, ensure_ascii=False, allow_nan=False)
-        _write(self.folder / f'{provenance["experiment"]}.json', head[:-2] + ',\n "rows": [\n' + lines + '\n ]\n}\n')
-        return load(provenance['experiment'], self.folder)
+        rows,      # one flat dict per model, seed, ...; list or DataFrame
+    )->'Results':  # what `load` returns
+        "Write rows and provenance atomically; `ValueError` naming a row that is not flat."
+        return _save(self, rows)
 
-# %% ../nbs/09_record.ipynb #c032
+# %% ../nbs/09_record.ipynb #c034
+def _save(run, rows):
+    "Write the rows of `run`, one per line, below its provenance."
+    rows = rows.to_dict('records') if isinstance(rows, pd.DataFrame) else list(rows)
+    name = run.provenance['experiment']
+    if not rows: raise ValueError(f'{name}: expected at least one row, found none')
+    rows = [_flat(r, f'row {i}') for i, r in enumerate(rows)]
+    wall = time.monotonic() - run._start if run._wall is None else run._wall
+    text = lambda x, **kw: json.dumps(x, ensure_ascii=False, allow_nan=False, **kw)
+    head = dict(format='gxprism-results/1', provenance=dict(run.provenance, seconds=round(wall, 1)))
+    body = ',\n'.join('  ' + text(r) for r in rows)
+    _write(run.folder / f'{name}.json',
+           text(head, indent=1)[:-2] + f',\n "rows": [\n{body}\n ]\n}}\n')
+    return load(name, run.folder)
+
+# %% ../nbs/09_record.ipynb #c036
 @dataclass(frozen=True)
 class Results:
     "Rows and provenance of one stored experiment."
@@ -242,23 +298,30 @@ class Results:
         "Describe the origin of the rows, size and kind of device first."
         p = self.provenance
         words = lambda d: ' '.join(f'{k}={v}' for k, v in d.items()) or 'none'
-        whole = hashlib.sha256(json.dumps(p['library'], sort_keys=True).encode()).hexdigest()[:12]
+        library = hashlib.sha256(json.dumps(p['library'], sort_keys=True).encode()).hexdigest()[:12]
         m, s = divmod(round(p['seconds'] or 0), 60)
-        rows = [('device', f'{p["device"]}; CUDA: {p["cuda"]}'),
-                ('software', f'python {p["python"]}, torch {p["torch"]}, gxprism {p["gxprism"]}, commit {p["commit"]}'),
-                ('seeds', ' '.join(map(str, p['seeds'])) or 'none'), ('data', words(p['data'])), ('config', words(p['config'])),
-                ('source', f'{p["source"]} ({p["notebook"] or "no notebook"}), library {whole} ({len(p["library"])} modules)'),
-                ('rows', f'{len(self.rows)}, wall time {m} min {s} s')]
-        return '\n'.join([f'{p["size"].upper()} {p["kind"]} · {p["experiment"]} · run {p["run"]} · {p["date"]}'] + [f'{k:9}{v}' for k, v in rows])
+        first = f'{p["size"].upper()} {p["kind"]} · {p["experiment"]} · run {p["run"]}'
+        lines = dict(
+            device=f'{p["device"]}; CUDA: {p["cuda"]}',
+            software=f'python {p["python"]}, torch {p["torch"]}, gxprism {p["gxprism"]}',
+            code=f'commit {p["commit"]}, source {p["source"]} of {p["notebook"] or "no notebook"}, '
+                 f'library {library} of {len(p["library"])} modules',
+            seeds=' '.join(map(str, p['seeds'])) or 'none', data=words(p['data']),
+            config=words(p['config']), rows=f'{len(self.rows)}, wall time {m} min {s} s')
+        return '\n'.join([f'{first} · {p["date"]}'] + [f'{k:9}{v}' for k, v in lines.items()])
 
-
+# %% ../nbs/09_record.ipynb #c037
 def _results(path):
     "Read one results file; `ValueError` naming the file if it is none."
     try: d = json.loads(Path(path).read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e: raise ValueError(f'{Path(path).name}: expected results, found broken JSON ({e})') from None
-    if not isinstance(d, dict) or d.get('format') != 'gxprism-results/1' or not {'provenance', 'rows'} <= set(d):
-        raise ValueError(f'{Path(path).name}: expected format gxprism-results/1, found {d.get("format") if isinstance(d, dict) else type(d).__name__}')
-    return Results(pd.DataFrame(d['rows']), d['provenance'])
+    except json.JSONDecodeError as e:
+        raise ValueError(f'{Path(path).name}: expected results, found broken JSON ({e})') from None
+    found = d.get('format') if isinstance(d, dict) and {'provenance', 'rows'} <= set(d) else None
+    if found != 'gxprism-results/1':
+        raise ValueError(f'{Path(path).name}: expected format gxprism-results/1, found {found}')
+    rows = pd.DataFrame(d['rows'])
+    for c in rows.columns[rows.isna().all()]: rows[c] = math.nan
+    return Results(rows, d['provenance'])
 
 
 def load(
@@ -267,37 +330,49 @@ def load(
 )->Results:         # rows and provenance
     "Read the stored rows of an experiment; `FileNotFoundError` listing what there is."
     path = _folder(folder, 'data', 'results') / f'{experiment}.json'
-    if not path.is_file(): raise FileNotFoundError(f'{path.name}: no such results; there are {sorted(p.stem for p in path.parent.glob("*.json"))}')
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob('*.json'))
+        raise FileNotFoundError(f'{path.name}: no such results; there are {known}')
     return _results(path)
 
-# %% ../nbs/09_record.ipynb #c042
+# %% ../nbs/09_record.ipynb #c047
 def _printed_runs(notebook, experiment):
     "Run ids that the saved output of a notebook prints for an experiment."
     texts = []
     for c in notebook['cells']:
         for o in c.get('outputs', []):
             d = o.get('data', {})
-            texts += [''.join(t) for t in (o.get('text', ''), d.get('text/plain', ''), d.get('text/markdown', ''))]
-    return set(re.findall(rf'\b{re.escape(experiment)} · run ([0-9a-f]{{12}})\b', '\n'.join(texts)))
+            texts += [''.join(t) for t in (o.get('text', ''), d.get('text/plain', ''))]
+    pattern = rf'\b{re.escape(experiment)} · run ([0-9a-f]{{12}})\b'
+    return set(re.findall(pattern, '\n'.join(texts)))
 
 
+def _problems(path, nbs):
+    "Yield what is wrong with one results file, as text."
+    p = _results(path).provenance
+    if p['experiment'] != path.stem: yield f'holds experiment {p["experiment"]}'
+    if path.stat().st_size > 200_000:
+        yield f'{path.stat().st_size:,} bytes, expected at most 200,000'
+    if not p['notebook']: yield 'names no notebook'; return
+    now = source_fingerprint(nbs / p['notebook'])
+    printed = _printed_runs(_read_notebook(nbs / p['notebook']), p['experiment'])
+    if now != p['source']:
+        yield (f'run and configuration cells of {p["notebook"]} changed since run {p["run"]} '
+               f'({p["source"]} -> {now})')
+    if printed != {p['run']}:
+        yield f'holds run {p["run"]}, {p["notebook"]} prints {", ".join(sorted(printed)) or "none"}'
+
+# %% ../nbs/09_record.ipynb #c048
 def stale(
     folder=None, # folder of results; default: `data/results` of the repository
     nbs=None,    # folder of notebooks; default: `nbs` of the repository
 )->list:         # problems as text, empty if all is fresh
-    "Compare every results file with the cells that made it and with the output saved in its notebook."
+    "Compare every results file with the cells that made it and with its notebook's saved output."
     folder, nbs, problems = _folder(folder, 'data', 'results'), _folder(nbs, 'nbs'), []
     for path in sorted(folder.glob('*.json')):
-        try: p = _results(path).provenance
-        except ValueError as e: problems.append(str(e)); continue
-        if p['experiment'] != path.stem: problems.append(f'{path.name}: holds experiment {p["experiment"]}')
-        if path.stat().st_size > 200_000: problems.append(f'{path.name}: {path.stat().st_size:,} bytes, expected at most 200,000')
-        if not p['notebook']: problems.append(f'{path.name}: names no notebook'); continue
-        try: now, printed = source_fingerprint(nbs / p['notebook']), _printed_runs(_read_notebook(nbs / p['notebook']), p['experiment'])
-        except (ValueError, FileNotFoundError) as e: problems.append(f'{path.name}: {e}'); continue
-        if now != p['source']: problems.append(f'{path.name}: run and configuration cells of {p["notebook"]} changed since run {p["run"]} ({p["source"]} -> {now})')
-        if printed != {p['run']}:
-            problems.append(f'{path.name}: holds run {p["run"]}, {p["notebook"]} prints {", ".join(sorted(printed)) or "none"}')
+        try: problems += [f'{path.name}: {text}' for text in _problems(path, nbs)]
+        except (ValueError, FileNotFoundError) as e:
+            problems.append(str(e) if str(e).startswith(path.name) else f'{path.name}: {e}')
     return problems
 
 
@@ -305,79 +380,92 @@ def changed_modules(
     results:Results, # a stored experiment
     package=None,    # folder of .py files; default: the installed gxprism
 )->list:             # module names, `(removed)` behind those that are gone
-    "List the modules that behave differently from when the experiment ran; new modules do not count."
-    now = library_fingerprint(package)
-    return [m if m in now else f'{m} (removed)' for m, was in results.provenance['library'].items() if now.get(m) != was]
+    "List the modules that behave differently from when the experiment ran, new ones left aside."
+    now, then = library_fingerprint(package), results.provenance['library']
+    return [m if m in now else f'{m} (removed)' for m in then if now.get(m) != then[m]]
 
-# %% ../nbs/09_record.ipynb #c048
+# %% ../nbs/09_record.ipynb #c054
 def _resolve(work):
     "The function behind `work`, itself or its name as 'module:function'."
     if callable(work): return work
     module, _, name = str(work).partition(':')
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
-        raise ValueError(f"work: expected a function or 'module:function', found {work!r} ({e})") from None
+        raise ValueError(
+            f"work: expected a function or 'module:function', found {work!r} ({e})") from None
 
 
-def _share_cores(threads):
-    "Limit this process to `threads` threads, in torch and in libraries not yet loaded."
-    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'): os.environ[name] = str(threads)
-    import torch
-    torch.set_num_threads(threads)
+def _work_name(work):
+    "Name of the function behind `work` as 'module:function', without arguments bound by partial."
+    work = _resolve(work)
+    while hasattr(work, 'func'): work = work.func
+    return f'{work.__module__}:{work.__qualname__}'
 
 
 def _one(config, key, work, path):
-    "Run one configuration and store its rows, or its error beside them; return the error, None if all is well."
+    "Run one configuration and store its rows, or else its error; return the error or None."
     path, start = Path(path), time.monotonic()
     failed = path.with_suffix('.failed')
     try:
         rows = _resolve(work)(**config)
-        rows = [_flat({**config, **r}, f'row {i}') for i, r in enumerate([rows] if isinstance(rows, dict) else rows)]
-        _write(path, json.dumps(dict(config=config, key=key, seconds=round(time.monotonic() - start, 1), rows=rows), allow_nan=False))
+        rows = [rows] if isinstance(rows, dict) else list(rows)
+        rows = [{**config, **_flat(r, f'row {i}')} for i, r in enumerate(rows)]
+        done = dict(config=config, key=key, seconds=round(time.monotonic() - start, 1), rows=rows)
+        _write(path, json.dumps(done, allow_nan=False))
         failed.unlink(missing_ok=True)
     except Exception as e:
         _write(failed, json.dumps(dict(config=config, key=key, error=traceback.format_exc())))
         return f'{type(e).__name__}: {e}'
 
-# %% ../nbs/09_record.ipynb #c050
+# %% ../nbs/09_record.ipynb #c056
 def sweep(
-    configs,            # flat dicts, no two alike
-    work,               # function called as `work(**config)`, or its name 'module:function'; returns one row or a list of rows
-    folder,             # where finished configurations are kept
-    processes:int=1,    # spawned processes; 1 works in this one
-    key:str='',         # what else the answer depends on, such as a data fingerprint
+    configs,               # flat dicts, no two alike
+    work,                  # called as `work(**config)`, or its name 'module:function'
+    folder,                # where finished configurations are kept
+    processes:int=1,       # spawned processes; 1 works in this one
+    key:str='',            # what else the answer depends on, such as a data fingerprint
     keep_going:bool=False, # return the rows there are, where some configurations failed
-    progress=None,      # True or False; default: a bar on a terminal only
-)->list:                # rows of all configurations in order, each with its configuration
-    "Run every configuration that has no stored rows yet; `RuntimeError` at the end listing those that failed."
-    configs, folder = [_flat(c, f'config {i}') for i, c in enumerate(configs)], Path(folder)
+    progress=None,         # True or False; default: a bar on a terminal only
+)->list:                   # rows of all configurations in order, each with its configuration
+    "Run every configuration not yet stored; `RuntimeError` at the end listing those that failed."
+    configs = [_flat(c, f'config {i}', 17) for i, c in enumerate(configs)]
     if processes < 1: raise ValueError(f'processes: expected at least 1, found {processes}')
-    names = [hashlib.sha256(json.dumps([c, key], sort_keys=True).encode()).hexdigest()[:20] for c in configs]
-    twice = [c for i, c in enumerate(configs) if names[i] in names[:i]]
+    name = _work_name(work)
+    if processes > 1 and (name.startswith('__main__:') or '<' in name):
+        raise ValueError(f'work: processes need a function of an importable module, found {name}')
+    texts = [json.dumps([c, key, name], sort_keys=True) for c in configs]
+    twice = [c for i, c in enumerate(configs) if texts[i] in texts[:i]]
     if twice: raise ValueError(f'configs: expected no two alike, found {twice[0]} more than once')
-    _resolve(work)
-    if processes > 1 and callable(work) and (work.__module__ == '__main__' or getattr(work, '__qualname__', '<').count('<')):
-        raise ValueError("work: expected a function of an importable module (or 'module:function') for several processes")
-    paths = [folder / f'{n}.json' for n in names]
+    paths = [Path(folder) / f'{hashlib.sha256(t.encode()).hexdigest()[:20]}.json' for t in texts]
     todo = [(c, key, work, str(p)) for c, p in zip(configs, paths) if not p.is_file()]
-    errors = {}
-    with tqdm(total=len(configs), initial=len(configs) - len(todo), disable=None if progress is None else not progress, desc='sweep') as bar:
+    off, errors = None if progress is None else not progress, {}
+    with tqdm(total=len(configs), initial=len(configs) - len(todo), disable=off,
+              desc='sweep') as bar:
         for config, error in _work_through(todo, processes):
             if error: errors[json.dumps(config)] = error
             bar.update(); bar.set_postfix(failed=len(errors), refresh=False)
     if errors and not keep_going:
-        raise RuntimeError(f'{len(errors)} of {len(configs)} configurations failed:\n' + '\n'.join(f'  {c}: {e}' for c, e in errors.items()))
-    return [r for p in paths if p.is_file() for r in json.loads(p.read_text(encoding='utf-8'))['rows']]
+        lines = ''.join(f'\n  {c}: {e}' for c, e in errors.items())
+        raise RuntimeError(f'{len(errors)} of {len(configs)} configurations failed:{lines}')
+    stored = [json.loads(p.read_text(encoding='utf-8')) for p in paths if p.is_file()]
+    return [row for s in stored for row in s['rows']]
 
-# %% ../nbs/09_record.ipynb #c052
+# %% ../nbs/09_record.ipynb #c058
+def _share_cores(threads):
+    "Limit this process to `threads` threads, in torch and in libraries not yet loaded."
+    for lib in ('OMP', 'MKL', 'NUMBA'): os.environ[f'{lib}_NUM_THREADS'] = str(threads)
+    import torch
+    torch.set_num_threads(threads)
+
+
 def _work_through(todo, processes):
     "Yield (config, error or None) as configurations finish, in this process or in spawned ones."
     if processes == 1 or len(todo) < 2:
         for t in todo: yield t[0], _one(*t)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     processes = min(processes, len(todo))
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'), _share_cores, (max(1, cores // processes),))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'), _share_cores,
+                               (max(1, _cores() // processes),))
     try:
         waiting = {pool.submit(_one, *t): t for t in todo}
         for done in as_completed(waiting):

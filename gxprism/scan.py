@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 # %% ../nbs/20_scan.ipynb #c007
 def scan_reference(
     u:Tensor,        # values along the sequence; `(n, l, d)`
-    dt:Tensor,       # step size before bias and softplus; `(n, l, d)`, or `(n, l, r)` with `dt_weight`
+    dt:Tensor,       # step size before bias and softplus; `(n, l, d)` or, thin, `(n, l, r)`
     A:Tensor,        # decay rate of each memory cell, not positive; `(d, m)`
     B:Tensor,        # write weights; `(n, l, m)`
     C:Tensor,        # read weights; `(n, l, m)`
@@ -31,7 +31,7 @@ def scan_reference(
     z:Tensor=None,   # gate before SiLU; `(n, l, d)`
     dt_bias:Tensor=None, # added to `dt`; `(d,)`
     reverse:bool=False,  # walk from the last base to the first
-    dt_weight:Tensor=None, # widens `dt` from rank `r` to all channels; `(d, r)`
+    dt_weight:Tensor=None, # widens a thin `dt` to all channels; `(d, r)`
 )->Tensor:           # gated output in the dtype of `u`; `(n, l, d)`
     "The recurrence of Mamba (section 3.2) as a loop in float64."
     x, dt, A, B, C = (t.double() for t in (u, dt, A, B, C))
@@ -221,7 +221,8 @@ def _special_ops():
         return V(V, V), lambda c, b, sig, a: b.select(b.fcmp_ordered('>', a[1], a[0]), a[1], a[0])
     @intrinsic
     def choose(tc, s, x, y): # `x` where `s` is positive or zero, else `y`
-        return V(V, V, V), lambda c, b, sig, a: b.select(b.fcmp_ordered('>=', a[0], zero), a[1], a[2])
+        gen = lambda c, b, sig, a: b.select(b.fcmp_ordered('>=', a[0], zero), a[1], a[2])
+        return V(V, V, V), gen
     @intrinsic
     def times_pow2(tc, p, k): # `k`: an integer in the low bits of each lane
         def gen(c, b, sig, a):
@@ -293,45 +294,47 @@ def sigmoid(x):
 # %% ../nbs/20_scan.ipynb #c040
 STEPS = 32 # bases of a tile
 
-def step_size(dt, i, W, rank, c, bias):
+def step_size(ins, i, rank, c, bias):
     "Step sizes of sixteen channels before softplus; widened from rank `rank` unless that is zero."
+    dt, W = ins[1], ins[8]
     if rank==0: return bias + load(dt, i + c)
     for j in range(rank): bias = bias + load(W, c*rank + j*LANES)*spread(dt, i + j)
     return bias
 
-def walk(h, i, a2, j, B, bi, bstep, C, ci, cstep, delta, w, y, tl):
-    "One memory cell of sixteen channels over a tile; adds its readout to `y`."
+def walk(h, i, a2, j, B, b, C, r, delta, w, y, tl):
+    "One memory cell of sixteen channels over a tile; `b`, `r` are start and step in `B`, `C`."
     x, a = load(h, i), load(a2, j)
     for t in range(tl):
         k = t*LANES
-        x = exp2(load(delta, k)*a)*x + load(w, k)*spread(B, bi + t*bstep)
-        store(y, k, load(y, k) + x*spread(C, ci + t*cstep))
+        x = exp2(load(delta, k)*a)*x + load(w, k)*spread(B, b[0] + t*b[1])
+        store(y, k, load(y, k) + x*spread(C, r[0] + t*r[1]))
     store(h, i, x)
 
 # %% ../nbs/20_scan.ipynb #c042
-def scan_forward(u, dt, a2, B, C, D, z, bias, W, out, saved, strides, shape, part):
-    "Forward scan of some genes and channels; all arrays flat float32, `strides` the distance between rows."
+def scan_forward(ins, strides, out, saved, shape, part):
+    "Forward scan of some genes and channels; all arrays flat and float32."
+    u, dt, a2, B, C, D, z, bias, W = ins
     us, ds, bs, cs, zs = strides
     l, d, m, rank, reverse, gated, keep = shape
     g0, g1, c0, c1 = part
-    delta, w, y = (np.empty(STEPS*LANES, np.float32), np.empty(STEPS*LANES, np.float32),
-                   np.empty(STEPS*LANES, np.float32))
-    h, step = np.empty((c1 - c0)*m, np.float32), 1 - 2*reverse
+    h, tiles, step = np.empty((c1 - c0)*m, np.float32), (l + STEPS - 1)//STEPS, 1 - 2*reverse
+    delta, w = np.empty(STEPS*LANES, np.float32), np.empty(STEPS*LANES, np.float32)
+    y = np.empty(STEPS*LANES, np.float32)
     for g in range(g0, g1):
         h[:] = 0
         for s in range(0, l, STEPS):
             tl, r = min(STEPS, l - s), g*l + (l - 1 - s if reverse else s)
             for c in range(c0, c1, LANES):
-                skip, b, hi = load(D, c), load(bias, c), (c - c0)*m
+                skip, shift = load(D, c), load(bias, c)
                 for t in range(tl):
-                    x, i = load(u, (r + t*step)*us + c), (r + t*step)*ds
-                    e = softplus(step_size(dt, i, W, rank, c, b))[0]
+                    i, x = r + t*step, load(u, (r + t*step)*us + c)
+                    e = softplus(step_size(ins, i*ds, rank, c, shift))[0]
                     store(delta, t*LANES, e); store(w, t*LANES, e*x); store(y, t*LANES, skip*x)
                 for n in range(m):
-                    if keep: store(saved, ((g*((l + STEPS - 1)//STEPS) + s//STEPS)*d + c)*m + n*LANES,
-                                   load(h, hi + n*LANES))
-                    walk(h, hi + n*LANES, a2, c*m + n*LANES, B, r*bs + n, step*bs, C, r*cs + n, step*cs,
-                         delta, w, y, tl)
+                    i, o = (c - c0)*m + n*LANES, c*m + n*LANES
+                    if keep: store(saved, (g*tiles + s//STEPS)*d*m + o, load(h, i))
+                    b, q = (r*bs + n, step*bs), (r*cs + n, step*cs)
+                    walk(h, i, a2, o, B, b, C, q, delta, w, y, tl)
                 for t in range(tl):
                     v, i = load(y, t*LANES), r + t*step
                     if gated:
@@ -340,27 +343,27 @@ def scan_forward(u, dt, a2, B, C, D, z, bias, W, out, saved, strides, shape, par
                     store(out, i*d + c, v)
 
 # %% ../nbs/20_scan.ipynb #c044
-def retrace(saved, i, a2, j, B, bi, bstep, C, ci, cstep, delta, w, y, decay, hs, tl):
+def retrace(saved, i, a2, j, B, b, C, r, delta, w, y, decay, hs, tl):
     "Walk one cell over a tile again, writing down its decay factors and states."
     x, a = load(saved, i), load(a2, j)
     store(hs, 0, x)
     for t in range(tl):
         k = t*LANES
         e = exp2(load(delta, k)*a)
-        x = e*x + load(w, k)*spread(B, bi + t*bstep)
+        x = e*x + load(w, k)*spread(B, b[0] + t*b[1])
         store(decay, k, e); store(hs, k + LANES, x)
-        store(y, k, load(y, k) + x*spread(C, ci + t*cstep))
+        store(y, k, load(y, k) + x*spread(C, r[0] + t*r[1]))
 
-def walk_back(G, i, gA, o, a2, j, B, bi, bstep, C, ci, cstep, delta, w, gy, decay, hs, gB, gC, p, S, R, tl):
+def walk_back(G, i, gA, o, a2, j, B, b, C, r, delta, w, gy, decay, hs, gB, gC, p, S, R, tl):
     "Gradients of one cell over a tile, last base first."
     x, ga, a = load(G, i), load(gA, o), load(a2, j)
     for t in range(tl - 1, -1, -1):
         k = t*LANES
         g = load(gy, k)
-        x = x + g*spread(C, ci + t*cstep)
+        x = x + g*spread(C, r[0] + t*r[1])
         store(gC, p + k, load(gC, p + k) + load(hs, k + LANES)*g)
         store(gB, p + k, load(gB, p + k) + x*load(w, k))
-        store(S, k, load(S, k) + x*spread(B, bi + t*bstep))
+        store(S, k, load(S, k) + x*spread(B, b[0] + t*b[1]))
         x = x*load(decay, k)
         q = x*load(hs, k)
         store(R, k, load(R, k) + q*a)
@@ -368,30 +371,36 @@ def walk_back(G, i, gA, o, a2, j, B, bi, bstep, C, ci, cstep, delta, w, gy, deca
     store(G, i, x); store(gA, o, ga)
 
 # %% ../nbs/20_scan.ipynb #c046
-def open_tile(u, dt, z, gout, D, bias, W, tile, strides, d, rank, gated, r, step, c, tl):
+def open_tile(ins, strides, gout, tile, shape, at):
     "Prepare a tile for the backward pass."
+    u, dt, a2, B, C, D, z, bias, W = ins
     delta, w, y, gy, S, R, slope, x = tile
+    r, step, c, tl = at
     skip, b = load(D, c), load(bias, c)
     for t in range(tl):
         k, i = t*LANES, r + t*step
-        v, g = load(u, i*strides[0] + c), load(gout, i*d + c)
-        e, sl = softplus(step_size(dt, i*strides[1], W, rank, c, b))
-        if gated:
+        v, g = load(u, i*strides[0] + c), load(gout, i*shape[1] + c)
+        e, sl = softplus(step_size(ins, i*strides[1], shape[3], c, b))
+        if shape[5]:
             gate = load(z, i*strides[4] + c)
             g = g*gate*sigmoid(gate)
         store(delta, k, e); store(w, k, e*v); store(y, k, skip*v); store(gy, k, g)
         store(S, k, splat(0.)); store(R, k, splat(0.)); store(slope, k, sl); store(x, k, v)
 
+# %% ../nbs/20_scan.ipynb #c048
 def narrow(dt, i, W, gW, pdt, k, rank, c, o, gd):
-    "Pass the gradient of widened step sizes to their low-rank form and to the weight."
+    "Pass the gradient of widened step sizes to the thin ones and to the weight."
     for j in range(rank):
         p, q = j*STEPS*LANES + k, o*rank + j*LANES
         store(pdt, p, load(pdt, p) + gd*load(W, c*rank + j*LANES))
         store(gW, q, load(gW, q) + gd*spread(dt, i + j))
 
-def close_tile(dt, W, z, gout, D, tile, gu, gdt, gz, gD, gbias, gW, pdt, strides, d, rank, gated, r, step, c, o, tl):
-    "Write the gradients of a tile's inputs."
+def close_tile(ins, strides, gout, tile, grads, pdt, shape, at, o):
+    "Write the gradients of a tile's inputs; `o` is the place in per-gene vectors."
+    u, dt, a2, B, C, D, z, bias, W = ins
+    gu, gdt, gA, gB, gC, gD, gz, gbias, gW = grads
     delta, w, y, gy, S, R, slope, x = tile
+    (r, step, c, tl), d, rank = at, shape[1], shape[3]
     skip, sD, sb = load(D, c), load(gD, o), load(gbias, o)
     for t in range(tl):
         k, i = t*LANES, r + t*step
@@ -401,68 +410,74 @@ def close_tile(dt, W, z, gout, D, tile, gu, gdt, gz, gD, gbias, gW, pdt, strides
         if rank: narrow(dt, i*strides[1], W, gW, pdt, k, rank, c, o, gd)
         else: store(gdt, i*d + c, gd)
         sD, sb = sD + g*v, sb + gd
-        if gated:
+        if shape[5]:
             gate = load(z, i*strides[4] + c)
             e = sigmoid(gate)
             store(gz, i*d + c, load(gout, i*d + c)*load(y, k)*e*(gate*(1. - e) + 1.))
     store(gD, o, sD); store(gbias, o, sb)
 
-# %% ../nbs/20_scan.ipynb #c048
+# %% ../nbs/20_scan.ipynb #c050
 def sum_lanes(p, out, row, m, step, tl):
-    "Sum lane vectors `(m, STEPS)` of a tile over their lanes into rows of `out`."
+    "Sum the lane vectors `(m, STEPS)` of a tile over their lanes into rows of `out`."
     for t in range(tl):
         for n in range(m): out[(row + t*step)*m + n] = total(load(p, n*STEPS*LANES + t*LANES))
 
-def scan_backward(u, dt, a2, B, C, D, z, bias, W, gout, saved, gu, gdt, gA, gB, gC, gD, gz, gbias, gW,
-                  strides, shape, part):
-    "Backward scan of some genes and channels; `gA`, `gD`, `gbias` per gene, `gB`, `gC` per group of channels."
-    l, d, m, rank, reverse, gated, _ = shape
-    g0, g1, c0, c1, copy = part
-    bs, cs, N, step = strides[2], strides[3], STEPS*LANES, 1 - 2*reverse
-    tile = (np.empty(N, np.float32), np.empty(N, np.float32), np.empty(N, np.float32),
-            np.empty(N, np.float32), np.empty(N, np.float32), np.empty(N, np.float32),
-            np.empty(N, np.float32), np.empty(N, np.float32))
-    delta, w, y, gy, S, R, _, _ = tile
-    decay, hs, G = np.empty(N, np.float32), np.empty(N + LANES, np.float32), np.empty((c1 - c0)*m, np.float32)
-    pB, pC, pdt = np.empty(m*N, np.float32), np.empty(m*N, np.float32), np.empty(rank*N, np.float32)
+def scan_backward(ins, strides, gout, saved, grads, shape, part):
+    "Backward scan of some genes and channels; all arrays flat and float32."
+    a2, B, C, (l, d, m, rank, reverse, gated, _) = ins[2], ins[3], ins[4], shape
+    (g0, g1, c0, c1, copy), bs, cs = part, strides[2], strides[3]
+    N, tiles, step = STEPS*LANES, (l + STEPS - 1)//STEPS, 1 - 2*reverse
+    new = lambda size: np.empty(size, np.float32)
+    tile = new(N), new(N), new(N), new(N), new(N), new(N), new(N), new(N)
+    delta, w, y, gy, S, R, slope, x = tile
+    decay, hs, G = new(N), new(N + LANES), new((c1 - c0)*m)
+    pB, pC, pdt = new(m*N), new(m*N), new(rank*N)
     for g in range(g0, g1):
         G[:] = 0
-        for k in range((l - 1)//STEPS, -1, -1):
+        for k in range(tiles - 1, -1, -1):
             pB[:] = 0; pC[:] = 0; pdt[:] = 0
             tl, r = min(STEPS, l - k*STEPS), g*l + (l - 1 - k*STEPS if reverse else k*STEPS)
             for c in range(c0, c1, LANES):
-                open_tile(u, dt, z, gout, D, bias, W, tile, strides, d, rank, gated, r, step, c, tl)
+                at = r, step, c, tl
+                open_tile(ins, strides, gout, tile, shape, at)
                 for n in range(m):
-                    j, rb, rc, o = n*LANES, r*bs + n, r*cs + n, c*m + n*LANES
-                    retrace(saved, (g*((l + STEPS - 1)//STEPS) + k)*d*m + o, a2, o, B, rb, step*bs,
-                            C, rc, step*cs, delta, w, y, decay, hs, tl)
-                    walk_back(G, o - c0*m, gA, g*d*m + o, a2, o, B, rb, step*bs, C, rc, step*cs,
-                              delta, w, gy, decay, hs, pB, pC, n*N, S, R, tl)
-                close_tile(dt, W, z, gout, D, tile, gu, gdt, gz, gD, gbias, gW, pdt, strides, d, rank, gated,
-                           r, step, c, g*d + c, tl)
-            sum_lanes(pB, gB, copy + r, m, step, tl)
-            sum_lanes(pC, gC, copy + r, m, step, tl)
-            sum_lanes(pdt, gdt, copy + r, rank, step, tl)
+                    o, b, q = c*m + n*LANES, (r*bs + n, step*bs), (r*cs + n, step*cs)
+                    retrace(saved, (g*tiles + k)*d*m + o, a2, o, B, b, C, q, delta, w, y, decay,
+                            hs, tl)
+                    walk_back(G, o - c0*m, grads[2], g*d*m + o, a2, o, B, b, C, q, delta, w, gy,
+                              decay, hs, pB, pC, n*N, S, R, tl)
+                close_tile(ins, strides, gout, tile, grads, pdt, shape, at, g*d + c)
+            sum_lanes(pB, grads[3], copy + r, m, step, tl)
+            sum_lanes(pC, grads[4], copy + r, m, step, tl)
+            sum_lanes(pdt, grads[1], copy + r, rank, step, tl)
 
-# %% ../nbs/20_scan.ipynb #c050
+# %% ../nbs/20_scan.ipynb #c052
 def flat_rows(
-    t, # tensor; `(n, l, c)`
-):
-    "A dense-row float32 view of `(n, l, c)` as a flat array, and the distance between its rows."
+    t:Tensor, # a sequence; `(n, l, c)`
+)->tuple:     # flat float32 array, and the distance between its rows
+    "A sequence as a flat array, without a copy where its rows are dense and evenly spaced."
     n, l, c = t.shape
     s = t.stride(1) if l > 1 else t.stride(0)
     even = t.dtype==torch.float32 and t.stride(2)==1 and s >= c and (n==1 or t.stride(0)==l*s)
     if not even: t, s = t.float().contiguous(), c
     return t.detach().as_strided(((n*l - 1)*s + c,), (1,)).numpy(), s
 
-def in_lanes(A, scale=1.):
-    "`(d, m)` in lane order, flat."
+def in_lanes(
+    A:Tensor,       # a matrix with channels first; `(d, m)`
+    scale:float=1., # multiplies it
+)->np.ndarray:      # flat float32: block of channels, column, lane
+    "A matrix in the order in which kernels read it."
     d, m = A.shape
-    return (A.detach().float()*scale).view(d//LANES, LANES, m).transpose(1, 2).contiguous().view(-1).numpy()
+    A = (A.detach().float()*scale).view(d//LANES, LANES, m)
+    return A.transpose(1, 2).contiguous().view(-1).numpy()
 
-# %% ../nbs/20_scan.ipynb #c052
-def work_parts(n, d, threads=None):
-    "Ranges `(g0, g1, c0, c1)` of genes and channels that cover all work about equally."
+# %% ../nbs/20_scan.ipynb #c055
+def work_parts(
+    n:int, # genes or rows
+    d:int, # channels, a multiple of the lanes
+    threads:int=None, # workers; as many as PyTorch uses if None
+)->list[tuple]: # `(g0, g1, c0, c1)`: ranges of genes and of channels
+    "Cut all work into parts of about the same size."
     threads = threads or torch.get_num_threads()
     if threads==1: return [(0, n, 0, d)]
     blocks = d//LANES
@@ -476,70 +491,69 @@ def work_parts(n, d, threads=None):
 def _pool(pid, threads): return ThreadPoolExecutor(threads, 'gxprism-scan')
 
 def run_parts(
-    kernel,           # compiled function taking one part last
-    args:tuple,       # its other arguments
-    parts:list,       # what is done in parallel
+    kernel,     # compiled function taking one part last
+    args:tuple, # its other arguments
+    parts:list, # what is done in parallel
 )->None:
     "Run a compiled kernel over all parts in as many threads as PyTorch uses."
     threads = torch.get_num_threads()
-    if threads==1 or len(parts)==1:
+    if threads==1 or not kernel.signatures: # compile here: other threads must not wait for imports
         for p in parts: kernel(*args, p)
     else: list(_pool(os.getpid(), threads).map(lambda p: kernel(*args, p), parts))
 
-# %% ../nbs/20_scan.ipynb #c055
+# %% ../nbs/20_scan.ipynb #c058
 @lru_cache(None)
 def _scan_kernels():
-    forward = kernels(exp2, softplus, sigmoid, step_size, walk, scan_forward)['scan_forward']
-    backward = kernels(exp2, softplus, sigmoid, step_size, retrace, walk_back, open_tile, narrow, close_tile,
-                       sum_lanes, scan_backward)
-    return forward, backward['scan_backward']
+    common = exp2, softplus, sigmoid, step_size
+    back = retrace, walk_back, open_tile, narrow, close_tile, sum_lanes, scan_backward
+    return (kernels(*common, walk, scan_forward)['scan_forward'],
+            kernels(*common, *back)['scan_backward'])
 
 def _arguments(u, dt, A, B, C, D, z, bias, W):
     "Kernel inputs as flat arrays, and the row strides of the five sequences."
-    (u, us), (dt, ds), (B, bs), (C, cs), (z, zs) = (flat_rows(t) for t in (u, dt, B, C, u if z is None else z))
+    rows = [flat_rows(t) for t in (u, dt, B, C, u if z is None else z)]
+    (u, dt, B, C, z), strides = zip(*rows)
     D, bias = (t.detach().float().contiguous().numpy() for t in (D, bias))
     W = D[:0] if W is None else in_lanes(W)
-    return (u, dt, in_lanes(A, LOG2E), B, C, D, z, bias, W), (us, ds, bs, cs, zs)
+    return (u, dt, in_lanes(A, LOG2E), B, C, D, z, bias, W), strides
 
-# %% ../nbs/20_scan.ipynb #c056
+# %% ../nbs/20_scan.ipynb #c059
 class _NumbaScan(torch.autograd.Function):
-    "The compiled scan; `d` a multiple of the lanes, `D` and `bias` given, `z` and `W` tensors or None."
+    "The compiled scan; `d` a multiple of the lanes, only `z` and `W` may be None."
     @staticmethod
     def forward(ctx, u, dt, A, B, C, D, z, bias, W, reverse):
-        (n, l, d), m = u.shape, A.shape[1]
+        (n, l, d), m, rank = u.shape, A.shape[1], 0 if W is None else W.shape[1]
         keep = any(ctx.needs_input_grad)
-        args, strides = _arguments(u, dt, A, B, C, D, z, bias, W)
-        out = torch.empty(n, l, d)
-        saved = torch.empty(n*(-(-l//STEPS))*d*m if keep else 0)
-        rank = 0 if W is None else W.shape[1]
+        out, saved = torch.empty(n, l, d), torch.empty(n*(-(-l//STEPS))*d*m if keep else 0)
         ctx.shape = (l, d, m, rank, int(reverse), int(z is not None), int(keep))
-        run_parts(_scan_kernels()[0], (*args, out.view(-1).numpy(), saved.numpy(), strides, ctx.shape),
-                  work_parts(n, d))
+        args = *_arguments(u, dt, A, B, C, D, z, bias, W), out.view(-1).numpy(), saved.numpy()
+        run_parts(_scan_kernels()[0], (*args, ctx.shape), work_parts(n, d))
         ctx.save_for_backward(u, dt, A, B, C, D, z, bias, W, saved)
         return out.to(u.dtype)
     @staticmethod
     @once_differentiable
     def backward(ctx, gout):
         *inputs, saved = ctx.saved_tensors
-        (n, l, d), (_, _, m, r, _, gated, _) = inputs[0].shape, ctx.shape
+        (l, d, m, r, _, gated, _), n = ctx.shape, len(inputs[0])
         parts = work_parts(n, d)
         starts = sorted({p[2] for p in parts})
-        parts = [(*p, starts.index(p[2])*n*l) for p in parts]
-        copies, blocks = len(starts), d//LANES
-        grads = (torch.empty(n, l, d), torch.empty(copies if r else 1, n, l, r or d), # u, dt
-                 torch.zeros(n, blocks, m, LANES), torch.empty(copies, n, l, m), torch.empty(copies, n, l, m),
-                 torch.zeros(n, d), torch.empty(n, l, d) if gated else torch.empty(0), # D, z
-                 torch.zeros(n, d), torch.zeros(n, blocks, r, LANES)) # bias, W
-        args, strides = _arguments(*inputs)
-        run_parts(_scan_kernels()[1], (*args, gout.float().contiguous().view(-1).numpy(), saved.numpy(),
-                  *(g.view(-1).numpy() for g in grads), strides, ctx.shape), parts)
+        parts, k = [(*p, starts.index(p[2])*n*l) for p in parts], len(starts)
+        new, zero, blocks = torch.empty, torch.zeros, d//LANES
+        grads = (new(n, l, d), new(k if r else 1, n, l, r or d), zero(n, blocks, m, LANES),
+                 new(k, n, l, m), new(k, n, l, m), zero(n, d), new(n, l, d) if gated else new(0),
+                 zero(n, d), zero(n, blocks, r, LANES)) # in the order of the inputs
+        flat = tuple(g.view(-1).numpy() for g in grads)
+        gout = gout.float().contiguous().view(-1).numpy()
+        args = *_arguments(*inputs), gout, saved.numpy(), flat, ctx.shape
+        run_parts(_scan_kernels()[1], args, parts)
+        gu, gdt, gA, gB, gC, gD, gz, gbias, gW = grads
         lanes = lambda g: g.sum(0).transpose(1, 2).reshape(d, -1)
         first = lambda g: g[0] if len(g)==1 else g.sum(0)
-        gu, gdt, gA, gB, gC, gD, gz, gbias, gW = grads
-        grads = gu, first(gdt), lanes(gA), first(gB), first(gC), gD.sum(0), gz, gbias.sum(0), lanes(gW) if r else gW
+        grads = (gu, first(gdt), lanes(gA), first(gB), first(gC), gD.sum(0), gz, gbias.sum(0),
+                 lanes(gW) if r else gW)
         return *(None if x is None else g.to(x.dtype) for g,x in zip(grads, inputs)), None
 
-# %% ../nbs/20_scan.ipynb #c058
+# %% ../nbs/20_scan.ipynb #c061
 def scan_numba(
     u:Tensor, dt:Tensor, A:Tensor, B:Tensor, C:Tensor, # as in `scan_reference`
     D:Tensor=None, z:Tensor=None, dt_bias:Tensor=None, # as in `scan_reference`
@@ -555,7 +569,7 @@ def scan_numba(
         A, dt_weight = (None if t is None else F.pad(t, (0, 0, 0, pad)) for t in (A, dt_weight))
     return _NumbaScan.apply(u, dt, A, B, C, D, z, dt_bias, dt_weight, reverse)[...,:d]
 
-# %% ../nbs/20_scan.ipynb #c061
+# %% ../nbs/20_scan.ipynb #c064
 def scan_mamba_ssm(
     u:Tensor, dt:Tensor, A:Tensor, B:Tensor, C:Tensor, # as in `scan_reference`, on CUDA
     D:Tensor=None, z:Tensor=None, dt_bias:Tensor=None, # as in `scan_reference`
@@ -565,14 +579,17 @@ def scan_mamba_ssm(
     "The CUDA kernel of the `mamba_ssm` package."
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     if dt_weight is not None: dt = F.linear(dt, dt_weight)
-    turn = lambda t: None if t is None else (t.flip(1) if reverse else t).transpose(1, 2).contiguous().to(u.dtype)
+    def turn(t):
+        if t is None: return None
+        return (t.flip(1) if reverse else t).transpose(1, 2).contiguous().to(u.dtype)
     opt = lambda t: None if t is None else t.float()
     y = selective_scan_fn(turn(u), turn(dt), A.float(), turn(B), turn(C), opt(D), z=turn(z),
                           delta_bias=opt(dt_bias), delta_softplus=True).transpose(1, 2)
     return y.flip(1) if reverse else y
 
-# %% ../nbs/20_scan.ipynb #c062
-BACKENDS = dict(reference=scan_reference, numba=scan_numba, torch=scan_torch, mamba_ssm=scan_mamba_ssm)
+# %% ../nbs/20_scan.ipynb #c065
+BACKENDS = dict(reference=scan_reference, numba=scan_numba, torch=scan_torch,
+                mamba_ssm=scan_mamba_ssm)
 
 @lru_cache(None)
 def _installed(name): return importlib.util.find_spec(name) is not None
@@ -584,38 +601,42 @@ def available_backends(
     fast = {'cpu': ['numba'], 'cuda': ['mamba_ssm']}.get(torch.device(device).type, [])
     return *(name for name in fast if _installed(name)), 'torch', 'reference'
 
-# %% ../nbs/20_scan.ipynb #c065
+# %% ../nbs/20_scan.ipynb #c068
 def _check(u, dt, A, B, C, D, z, dt_bias, dt_weight):
     "Raise one `ValueError` naming the first argument that does not fit."
     if u.dim()!=3 or A.dim()!=2: raise ValueError(
         f'u must be (n, l, d) and A (d, m), found {tuple(u.shape)} and {tuple(A.shape)}')
     (n, l, d), m, r = u.shape, A.shape[1], dt.shape[-1]
-    want = dict(dt=(n,l,d if dt_weight is None else r), A=(d,m), B=(n,l,m), C=(n,l,m), D=(d,), z=(n,l,d),
-                dt_bias=(d,), dt_weight=(d,r))
+    want = dict(dt=(n, l, d if dt_weight is None else r), A=(d, m), B=(n, l, m), C=(n, l, m),
+                D=(d,), z=(n, l, d), dt_bias=(d,), dt_weight=(d, r))
     for (name, shape), t in zip(want.items(), (dt, A, B, C, D, z, dt_bias, dt_weight)):
         if t is None: continue
-        if tuple(t.shape)!=shape: raise ValueError(f'{name} must have shape {shape}, found {tuple(t.shape)}')
+        if tuple(t.shape)!=shape:
+            raise ValueError(f'{name} must have shape {shape}, found {tuple(t.shape)}')
         if t.device!=u.device: raise ValueError(f'{name} is on {t.device}, u on {u.device}')
     if A.device.type=='cpu' and (A > 0).any(): raise ValueError('A must not be positive')
 
-# %% ../nbs/20_scan.ipynb #c066
+# %% ../nbs/20_scan.ipynb #c069
 def pick_backend(
     u:Tensor,         # the tensor to be scanned
-    backend:str=None, # name in `BACKENDS`; the environment's `GXPRISM_SCAN` or the fastest if None
+    backend:str=None, # name in `BACKENDS`; by default `GXPRISM_SCAN` or the fastest
 )->str:               # name of the backend that will run
     "The fastest backend that fits the tensor, or the one asked for if it can run."
     have = available_backends(u.device)
     name = backend or os.environ.get('GXPRISM_SCAN')
     if not name: return next(b for b in have if b!='numba' or u.dtype!=torch.float64)
-    if name not in BACKENDS: raise ValueError(f'scan backend {name!r} is unknown, expected one of {tuple(BACKENDS)}')
-    if name not in have: raise ValueError(f'scan backend {name!r} cannot run on {u.device.type} here, available: {have}')
-    if name=='numba' and u.dtype==torch.float64: raise ValueError('numba scans in float32, use torch for float64')
+    if name not in BACKENDS:
+        raise ValueError(f'scan backend {name!r} is unknown, expected one of {tuple(BACKENDS)}')
+    if name not in have:
+        raise ValueError(f'scan backend {name!r} cannot run on {u.device.type}, available: {have}')
+    if name=='numba' and u.dtype==torch.float64:
+        raise ValueError('numba scans in float32, use torch for float64')
     return name
 
-# %% ../nbs/20_scan.ipynb #c067
+# %% ../nbs/20_scan.ipynb #c070
 def selective_scan(
     u:Tensor,        # values along the sequence; `(n, l, d)`
-    dt:Tensor,       # step size before bias and softplus; `(n, l, d)`, or `(n, l, r)` with `dt_weight`
+    dt:Tensor,       # step size before bias and softplus; `(n, l, d)` or, thin, `(n, l, r)`
     A:Tensor,        # decay rate of each memory cell, not positive; `(d, m)`
     B:Tensor,        # write weights; `(n, l, m)`
     C:Tensor,        # read weights; `(n, l, m)`
@@ -623,11 +644,11 @@ def selective_scan(
     z:Tensor=None,   # gate before SiLU; `(n, l, d)`
     dt_bias:Tensor=None, # added to `dt`; `(d,)`
     reverse:bool=False,  # walk from the last base to the first
-    backend:str=None,    # name in `BACKENDS`; the environment's `GXPRISM_SCAN` or the fastest if None
-    dt_weight:Tensor=None, # widens `dt` from rank `r` to all channels; `(d, r)`
+    backend:str=None,    # name in `BACKENDS`; by default `GXPRISM_SCAN` or the fastest
+    dt_weight:Tensor=None, # widens a thin `dt` to all channels; `(d, r)`
 )->Tensor:           # gated output in the dtype of `u`; `(n, l, d)`
     "The selective scan of Mamba (section 3.2) by the fastest backend that fits the inputs."
     _check(u, dt, A, B, C, D, z, dt_bias, dt_weight)
     name = pick_backend(u, backend)
-    if 0 in u.shape or A.shape[1]==0: name = 'reference' # nothing to scan: zeros, with their gradients
+    if 0 in u.shape or A.shape[1]==0: name = 'reference' # nothing to scan
     return BACKENDS[name](u, dt, A, B, C, D, z, dt_bias, reverse, dt_weight)

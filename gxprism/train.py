@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler', 'Genes',
            'batches', 'TensorIO', 'Expression', 'Keeper', 'fit', 'load_weights', 'TrainedRun', 'load_run', 'predict',
-           'evaluate']
+           'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import json, math, os, warnings
@@ -61,8 +61,8 @@ class TrainConfig:
 # %% ../nbs/26_train.ipynb #c008
 PRESETS = {
     'paper':  dict(model={}, train={}),
-    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=20, standardize=True),
-                   train=dict(batch_size=32, max_steps=1500, warmup_steps=150, lr=2e-3, lr_last=2e-5, precision='32-true', validations=1)),
+    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True),
+                   train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3, lr_last=2e-5, precision='32-true', validations=1)),
     'smoke':  dict(model=dict(d_model=16, n_layers=1, d_state=4, stride=20, standardize=True),
                    train=dict(batch_size=16, max_steps=30, warmup_steps=5, lr=5e-3, lr_last=1e-4, precision='32-true', validations=1)),
 }
@@ -444,3 +444,25 @@ def evaluate(
     parts = [bootstrap(scored.observed.to_numpy(), scored[k].to_numpy(), n_boot=n_boot, seed=seed).assign(prediction=k) for k in kinds]
     out = pd.concat(parts, ignore_index=True).assign(n=len(scored), unlabelled=len(p) - len(scored))
     return out[['prediction', 'metric', 'value', 'low', 'high', 'n', 'unlabelled']]
+
+# %% ../nbs/26_train.ipynb #c037
+def train_one(
+    store:str,           # folder of the store
+    runs:str,            # folder that holds the runs
+    model:str,           # name in the registry
+    seed:int,            # of initialisation and of the order of genes
+    preset:str='laptop', # see `PRESETS`
+    device:str='auto',   # 'auto', 'cpu' or 'gpu'
+    **changes,           # any field of the two configurations
+)->dict:                 # run folder's name, best validation error, and seconds of training
+    "Train and predict one configuration; `predictions.parquet` in its folder holds every gene."
+    import time
+    parts = [model, preset, *(f'{k}={v}' for k, v in sorted(changes.items())), f'seed={seed}']
+    folder, data, start = Path(runs)/','.join(parts), GeneStore(store), time.monotonic()
+    fit(data, folder, model, preset, seed=seed, device=device, progress=False, **changes)
+    seconds, table = time.monotonic() - start, predict(folder, data, device=device)
+    tmp = folder/f'.predictions.{os.getpid()}'
+    table.to_parquet(tmp)
+    os.replace(tmp, folder/'predictions.parquet')
+    best = json.loads((folder/'done.json').read_text())
+    return dict(folder=folder.name, best_val_mse=best['best_val_mse'], best_step=best['best_step'], seconds=round(seconds, 1))
