@@ -43,9 +43,12 @@ class PrismConfig:
         least = dict(n_tracks=1, n_features=0, n_contexts=0, d_model=1, n_layers=1, d_state=1, cnn_dim=1,
                      center_len=1, alpha=0, beta=0, temperature=0, stride=1, motif_width=1)
         bad = [f'{k}: expected at least {v}, found {getattr(self, k)}' for k, v in least.items() if getattr(self, k) < v]
-        if self.mode not in ('paper', 'released'): bad.append(f"mode: expected 'paper' or 'released', found {self.mode!r}")
-        if self.center_len % self.stride: bad.append(f'center_len: expected a multiple of stride {self.stride}, found {self.center_len}')
-        if not self.motif_width % 2: bad.append(f'motif_width: expected an odd number, found {self.motif_width}')
+        if self.mode not in ('paper', 'released'):
+            bad.append(f"mode: expected 'paper' or 'released', found {self.mode!r}")
+        if self.center_len % self.stride:
+            bad.append(f'center_len: expected a multiple of stride {self.stride}, found {self.center_len}')
+        if not self.motif_width % 2:
+            bad.append(f'motif_width: expected an odd number, found {self.motif_width}')
         if bad: raise ValueError(f'{type(self).__name__}: ' + '; '.join(bad))
 
 # %% ../nbs/22_prism.ipynb #c009
@@ -85,7 +88,8 @@ class ConfounderEncoder(nn.Module):
         signals:Tensor, # signals per base; `(n, l, s)`, `l` at least 64
     )->Tensor:          # gates in (0, 1); `(n, k, d)`
         "One gate per context and channel."
-        if signals.shape[1] < 64: raise ValueError(f'window: expected at least 64 bases for the contexts, found {signals.shape[1]}')
+        if signals.shape[1] < 64:
+            raise ValueError(f'window: expected at least 64 bases for the contexts, found {signals.shape[1]}')
         z = self.weight_projector(self.cnn_encoder(signals.transpose(1, 2)))
         return z.unflatten(1, (-1, self.k)).transpose(1, 2)      # the context is the fastest index
 
@@ -106,6 +110,7 @@ def _head(
     "Two ReLU layers and a number."
     return nn.Sequential(nn.Linear(width, d), nn.ReLU(), nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 1))
 
+# %% ../nbs/22_prism.ipynb #c023
 @register('prism', PrismConfig)
 class Prism(nn.Module):
     "Gene expression from bases and signals, adjusted over learned background states."
@@ -146,7 +151,7 @@ class Prism(nn.Module):
         "The three losses: direct, adjusted, context diversity."
         return _losses(self.cfg, p, batch.target)
 
-# %% ../nbs/22_prism.ipynb #c024
+# %% ../nbs/22_prism.ipynb #c025
 def _check(
     cfg:PrismConfig, # of the model
     batch:Batch,     # what was given
@@ -155,11 +160,14 @@ def _check(
     "Refuse a batch that does not fit, with what was expected and what was found."
     l, s, r = batch.seq.shape[1], batch.signals.shape[-1], batch.features.shape[-1]
     asked = ('direct', 'adjusted', 'both') if cfg.n_contexts else ('direct', 'both')
-    if want not in asked: raise ValueError(f'want: expected one of {asked} with {cfg.n_contexts} contexts, found {want!r}')
+    if want not in asked:
+        raise ValueError(f'want: expected one of {asked} with {cfg.n_contexts} contexts, found {want!r}')
     if s != cfg.n_tracks: raise ValueError(f'signals: expected {cfg.n_tracks} tracks, found {s}')
     if r != cfg.n_features: raise ValueError(f'features: expected {cfg.n_features} per gene, found {r}')
-    if l < cfg.center_len: raise ValueError(f'window: expected at least center_len = {cfg.center_len} bases, found {l}')
-    if l % cfg.stride: raise ValueError(f'window: expected a multiple of stride {cfg.stride}, found {l} bases')
+    if l < cfg.center_len:
+        raise ValueError(f'window: expected at least center_len = {cfg.center_len} bases, found {l}')
+    if l % cfg.stride:
+        raise ValueError(f'window: expected a multiple of stride {cfg.stride}, found {l} bases')
 
 def _pool(
     x:Tensor,    # hidden states; `(n, t, d)`
@@ -169,7 +177,7 @@ def _pool(
     start = (x.shape[1] - center)//2
     return x[:, start:start + center].mean(1)
 
-# %% ../nbs/22_prism.ipynb #c025
+# %% ../nbs/22_prism.ipynb #c026
 def _predict(
     m:'Prism',   # the model
     batch:Batch, # `n` genes
@@ -192,7 +200,7 @@ def _predict(
     return Prediction(direct=y[0] if direct else None, contexts=contexts,
                       adjusted=y[int(direct):].mean(0) if contexts is not None else None)
 
-# %% ../nbs/22_prism.ipynb #c027
+# %% ../nbs/22_prism.ipynb #c028
 def _losses(
     cfg:PrismConfig,  # weights
     p:Prediction,     # both branches
@@ -207,7 +215,7 @@ def _losses(
         total = total + cfg.alpha*parts['adjusted'] + cfg.beta*parts['contexts']
     return dict(loss=total, **parts)
 
-# %% ../nbs/22_prism.ipynb #c029
+# %% ../nbs/22_prism.ipynb #c030
 @dataclass(frozen=True)
 class DirectConfig(PrismConfig):
     "Direct fusion: Prism's predictor without contexts."
@@ -215,14 +223,15 @@ class DirectConfig(PrismConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.n_contexts: raise ValueError(f'DirectConfig: n_contexts: expected 0, found {self.n_contexts}')
+        if self.n_contexts:
+            raise ValueError(f'DirectConfig: n_contexts: expected 0, found {self.n_contexts}')
 
 @register('direct', DirectConfig)
 class DirectFusion(Prism):
     "Sequence and signals added and read once; no adjustment."
     def __init__(self, cfg:DirectConfig=DirectConfig()): super().__init__(cfg)
 
-# %% ../nbs/22_prism.ipynb #c041
+# %% ../nbs/22_prism.ipynb #c042
 class _Inert:
     "Stands for an object of a checkpoint that is not a tensor; holds and does nothing."
     def __new__(cls, *args, **kw): return object.__new__(cls)
@@ -250,12 +259,13 @@ def read_checkpoint(
     tensors_only = SimpleNamespace(Unpickler=_TensorUnpickler, load=pickle.load, __name__='tensors_only')
     d = torch.load(path, map_location='cpu', pickle_module=tensors_only, weights_only=False)
     d = d.get('state_dict', d) if isinstance(d, dict) else {}
-    if not d or not all(isinstance(v, Tensor) for v in d.values()): raise ValueError(f'{path}: expected a checkpoint with a state_dict of tensors')
+    if not d or not all(isinstance(v, Tensor) for v in d.values()):
+        raise ValueError(f'{path}: expected a checkpoint with a state_dict of tensors')
     return dict(d)
 
-# %% ../nbs/22_prism.ipynb #c045
-_RELEASED = (('seq_input_layer.', 'tokens.seq.'), ('signal_input_layer.', 'tokens.signal.'), ('weight_generator.', 'confounder.'),
-             ('caduceus.backbone.', 'backbone.'), ('pToExpr.', 'head.'))
+# %% ../nbs/22_prism.ipynb #c046
+_RELEASED = (('seq_input_layer.', 'tokens.seq.'), ('signal_input_layer.', 'tokens.signal.'),
+             ('weight_generator.', 'confounder.'), ('caduceus.backbone.', 'backbone.'), ('pToExpr.', 'head.'))
 
 def _our_name(
     key:str, # parameter name in a released checkpoint
@@ -268,25 +278,34 @@ def _our_name(
         for way in ('fwd', 'rev'): key = key.replace(f'mixer.mamba_{way}.{shared}', f'mixer.{shared}')
     return key
 
+def _released_config(
+    state:dict, # weights under our names
+    mode:str,   # 'paper' or 'released'
+)->PrismConfig: # ValueError if the weights are not those of a Prism
+    "Read the sizes of a released model off its tensors."
+    signal, head, gates, conv = need = ('tokens.signal.weight', 'head.0.weight', 'confounder.weight_projector.0.weight',
+                                        'confounder.cnn_encoder.0.weight')
+    if lost := [k for k in need if k not in state]: raise ValueError(f'no released Prism: {lost} missing')
+    d, s = state[signal].shape
+    blocks = {k.split('.')[2] for k in state if k.startswith('backbone.layers.')}
+    return PrismConfig(n_tracks=s, n_features=state[head].shape[1] - d, n_contexts=len(state[gates])//d, d_model=d,
+                       n_layers=len(blocks), mode=mode, cnn_dim=len(state[conv]),
+                       d_state=next((v.shape[1] for k, v in state.items() if k.endswith('A_log')), 16))
+
+# %% ../nbs/22_prism.ipynb #c047
 def _from_released(cls,
-    path,             # released checkpoint
+    path,                # released checkpoint
     mode:str='released', # how to average: as the code that trained it, or 'paper'
-)->'Prism':           # in evaluation mode; ValueError names every key that does not fit
+)->'Prism':              # in evaluation mode; ValueError names every key that does not fit
     "Load a checkpoint published with the paper; sizes are read off its tensors."
     state = {}
     for k, v in read_checkpoint(path).items():
         if (name := _our_name(k)) in state and not torch.equal(state[name], v):
-            raise ValueError(f'{k}: expected the tensor tied to it in the other direction, found different values')
+            raise ValueError(f'{k}: expected the tensor tied to it in the other direction, found other values')
         state[name] = v
-    need = ('tokens.signal.weight', 'head.0.weight', 'confounder.weight_projector.0.weight', 'confounder.cnn_encoder.0.weight')
-    if lost := [k for k in need if k not in state]: raise ValueError(f'{path}: no released Prism: {lost} missing')
-    (d, s), r = state[need[0]].shape, state[need[1]].shape[1]
-    layers = 1 + max([int(k.split('.')[2]) for k in state if k.startswith('backbone.layers.')], default=0)
-    cfg = PrismConfig(n_tracks=s, n_features=r - d, n_contexts=len(state[need[2]])//d, d_model=d, n_layers=layers, mode=mode,
-                      d_state=next((v.shape[1] for k, v in state.items() if k.endswith('A_log')), 16), cnn_dim=len(state[need[3]]))
-    model, bad = cls(cfg), []
+    model = cls(_released_config(state, mode))
     mine = model.state_dict()
-    bad += [f'{k}: missing' for k in mine if k not in state] + [f'{k}: unknown' for k in state if k not in mine]
+    bad = [f'{k}: missing' for k in mine if k not in state] + [f'{k}: unknown' for k in state if k not in mine]
     bad += [f'{k}: expected shape {tuple(mine[k].shape)}, found {tuple(v.shape)}' for k, v in state.items()
             if k in mine and mine[k].shape != v.shape]
     if bad: raise ValueError(f'{path}: {len(bad)} key(s) do not fit\n' + '\n'.join(f'- {b}' for b in bad))

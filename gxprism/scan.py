@@ -37,12 +37,13 @@ def scan_reference(
     x, dt, A, B, C = (t.double() for t in (u, dt, A, B, C))
     if dt_weight is not None: dt = F.linear(dt, dt_weight.double())
     dt = F.softplus(dt if dt_bias is None else dt + dt_bias.double())
-    h, ys = x.new_zeros(x.shape[0], *A.shape), [None]*x.shape[1]
-    for t in reversed(range(len(ys))) if reverse else range(len(ys)):
-        step = dt[:,t,:,None]
-        h = torch.exp(step*A)*h + step*B[:,t,None]*x[:,t,:,None]
-        ys[t] = (h*C[:,t,None]).sum(-1)
-    y = torch.stack(ys, 1) if ys else torch.zeros_like(x)
+    h, bases = x.new_zeros(x.shape[0], *A.shape), list(zip(*(t.unbind(1) for t in (x, dt, B, C))))
+    ys = []
+    for u_t, dt_t, B_t, C_t in reversed(bases) if reverse else bases:
+        step = dt_t[...,None]
+        h = torch.exp(step*A)*h + step*B_t[:,None]*u_t[...,None]
+        ys.append((h*C_t[:,None]).sum(-1))
+    y = torch.stack(ys[::-1] if reverse else ys, 1) if ys else torch.zeros_like(x)
     if D is not None: y = y + x*D.double()
     if z is not None: y = y*F.silu(z.double())
     return y.to(u.dtype)

@@ -29,8 +29,10 @@ def _read_json(
     "Parse `dataset.json` and check its top-level keys."
     if not path.exists(): raise FileNotFoundError(f'{path.name}: not found in {path.parent}')
     try: d = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e: raise ValueError(f'{path.name}: line {e.lineno}: not JSON ({e.msg})') from None
-    if not isinstance(d, dict): raise ValueError(f'{path.name}: expected an object, found {type(d).__name__}')
+    except json.JSONDecodeError as e:
+        raise ValueError(f'{path.name}: line {e.lineno}: not JSON ({e.msg})') from None
+    if not isinstance(d, dict):
+        raise ValueError(f'{path.name}: expected an object, found {type(d).__name__}')
     if d.get('format') != FORMAT:
         raise ValueError(f"{path.name}: field 'format': expected {FORMAT!r}, found {d.get('format')!r}")
     bad = [f"field {k!r} is missing" for k in sorted(_KEYS-set(d))] + \
@@ -70,14 +72,16 @@ class DatasetSpec:
         tracks = tuple(_problem(bad, lambda t=t: Track.from_dict(t)) for t in d['tracks'])
         spec = cls(d['name'], d['assembly'], d['fasta'], genes, tracks, path.parent)
         bad += spec.problems()
-        if bad: raise ValueError(f'{path.name}: {len(bad)} problem(s)\n' + '\n'.join(f'- {b}' for b in bad))
+        if bad:
+            raise ValueError(f'{path.name}: {len(bad)} problem(s)\n' + '\n'.join(f'- {b}' for b in bad))
         return spec
 
     def problems(self)->list[str]: # one sentence per problem; empty when all is well
         "Check the parts against each other and against the disk."
         tracks, bad = [t for t in self.tracks if t], []
         names = [t.name for t in tracks]
-        bad += [f'tracks: the name {n!r} is used twice' for n in sorted({n for n in names if names.count(n) > 1})]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        bad += [f'tracks: the name {n!r} is used twice' for n in twice]
         files = [('fasta', self.fasta)] + [(f'tracks: {t.name}', t.file.split('::')[0]) for t in tracks]
         if self.genes: files += [('genes', self.genes.file)]
         bad += [f'{what}: file {f!r} not found' for what, f in files if not (self.root/f).exists()]
@@ -108,7 +112,8 @@ class Batch:
         **kw,   # passed to `Tensor.to`
     )->'Batch': # the same batch, tensors on `device`
         "Move the tensors."
-        return replace(self, **{k: getattr(self, k).to(device, **kw) for k in ('seq', 'signals', 'features', 'target')})
+        names = ('seq', 'signals', 'features', 'target')
+        return replace(self, **{k: getattr(self, k).to(device, **kw) for k in names})
 
 # %% ../nbs/04_store.ipynb #c017
 STORE_FORMAT = 'gxprism-store/1'
@@ -253,7 +258,8 @@ def _build(
     genes.to_parquet(folder/'genes.parquet')
     out.to_csv(folder/'left_out.tsv', sep='\t', index=False)
     counts = dict(genes_in=len(table), genes_out=len(genes), left_out=len(out))
-    manifest = head | dict(root=str(spec.root.resolve()), contact_bin_sizes=sizes, filled=missing, counts=counts)
+    manifest = head | dict(root=str(spec.root.resolve()), contact_bin_sizes=sizes,
+                           filled=missing, counts=counts)
     (folder/'manifest.json').write_text(json.dumps(manifest, indent=1))
 
 # %% ../nbs/04_store.ipynb #c025
@@ -278,7 +284,8 @@ def _make_room(
 ):
     "Refuse to replace anything but a store we were told to replace; sweep up after killed runs."
     if out.exists() and any(out.iterdir()):
-        if not _manifest(out): raise FileExistsError(f'{out}: expected a free folder, found other files')
+        if not _manifest(out):
+            raise FileExistsError(f'{out}: expected a free folder, found other files')
         if not overwrite: raise FileExistsError(f'{out}: holds a store of other files or settings; '
                                                 'choose another folder or overwrite it')
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -297,9 +304,11 @@ def prepare(
 )->'GeneStore':           # the store; ValueError on bad input, FileExistsError if `out` is taken
     "Pass once over the files of a data set and write a memory-mapped store."
     spec, out = spec if isinstance(spec, DatasetSpec) else DatasetSpec.read(spec), Path(out)
-    if window < 2 or window % 2: raise ValueError(f'window: expected an even number of bases from 2 on, found {window}')
+    if window < 2 or window % 2:
+        raise ValueError(f'window: expected an even number of bases from 2 on, found {window}')
     if margin < 0: raise ValueError(f'margin: expected 0 or more bases, found {margin}')
-    if dtype not in ('float32', 'float16'): raise ValueError(f'dtype: expected float32 or float16, found {dtype!r}')
+    if dtype not in ('float32', 'float16'):
+        raise ValueError(f'dtype: expected float32 or float16, found {dtype!r}')
     old = _manifest(out)
     head = dict(format=STORE_FORMAT, spec=spec.to_dict(), window=window, margin=margin, dtype=dtype,
                 sources=_sources(spec.root, _source_files(spec), old.get('sources', {})))
@@ -324,7 +333,8 @@ def _columns(
     "Where the wanted bases lie in the stored arrays."
     start = np.broadcast_to((width - window)//2 + np.asarray(shift), rows.shape)
     if not (start >= 0).all() or not (start + window <= width).all():
-        raise ValueError(f'window {window} with shifts up to {np.abs(shift).max()}: the store holds {width} bases per gene')
+        raise ValueError(f'window {window} with shifts up to {np.abs(shift).max()}: '
+                         f'the store holds {width} bases per gene')
     first = int(start[0]) if len(rows) else 0
     if (start == first).all(): return rows, slice(first, first + window)
     return rows[:, None], start[:, None] + np.arange(window)
@@ -351,8 +361,8 @@ def changed_sources(
     return [f for f in here if now[f]['sha256'] != known[f]['sha256']]
 
 # %% ../nbs/04_store.ipynb #c031
-class GeneStore:
-    "Windows of all genes of a data set, memory-mapped."
+class _Opened:
+    "The files of a store, opened but not read."
     def __init__(self,
         path,            # folder written by `prepare`
         check:bool=True, # warn if a source file has changed since
@@ -372,31 +382,23 @@ class GeneStore:
         self._contacts = [(load(f'contact_{k}.npy'), np.load(self.path/f'first_{k}.npy'), size)
                           for k, size in enumerate(m['contact_bin_sizes'])]
         cols = [f.apply(self.genes[f.column].to_numpy(np.float64)) for f in self.table.features]
-        self._features = np.stack(cols, 1).astype(np.float32) if cols else np.zeros((len(self), 0), np.float32)
+        self._features = np.stack(cols, 1) if cols else np.zeros((len(self.genes), 0))
         if check and (changed := changed_sources(m)):
-            warnings.warn(f'{self.path.name}: made from files that have changed since ({", ".join(changed)}); prepare it again')
+            warnings.warn(f'{self.path.name}: made from files that have changed since '
+                          f'({", ".join(changed)}); prepare it again')
 
-    def __len__(self): return len(self.genes)
-    def __repr__(self): return (f"GeneStore {self.manifest['spec']['name']}: {len(self)} genes, window {self.window}, "
-                                f"tracks {', '.join(t.name for t in self.tracks)}")
-    def batch(self, indices, target=None, window=None, shift=0)->Batch: return _batch(self, indices, target, window, shift)
-
-    @property
-    def fingerprint(self)->str: # sha256
-        "Identity of the content: equal for equal files and settings, wherever they lie."
-        return hashlib.sha256(json.dumps(_core(self.manifest), sort_keys=True).encode()).hexdigest()
-
-# %% ../nbs/04_store.ipynb #c032
-def _signals(
-    store:GeneStore, # where to read
+# %% ../nbs/04_store.ipynb #c033
+def _gather_signals(
+    store:_Opened,   # where to read
     rows:np.ndarray, # rows; `(n,)`
     window:int,      # bases
     shift,           # `(n,)` or 0
 )->np.ndarray:       # transformed signals in the order of the tracks; `(n, window, s)` float32
     "Gather the signals of some genes and apply each track's transform."
-    at, out = _columns(rows, store._seq.shape[1], window, shift), np.empty((len(rows), window, len(store.tracks)), np.float32)
+    values = store._signals[_columns(rows, store._seq.shape[1], window, shift)]
+    out = np.empty((len(rows), window, len(store.tracks)), np.float32)
     start = store.genes.tss.to_numpy()[rows] - window//2 + np.asarray(shift)
-    big, contacts, values = 0, iter(store._contacts), store._signals[at]
+    big, contacts = 0, iter(store._contacts)
     for i, t in enumerate(store.tracks):
         if t.kind == 'bigwig': x, big = values[..., big], big + 1
         else:
@@ -405,20 +407,31 @@ def _signals(
         out[..., i] = t.apply(x)
     return out
 
-def _batch(
-    store:GeneStore, # where to read
-    indices,         # rows; `(n,)` integers
-    target,          # target column; None for no target (all NaN)
-    window,          # bases; None for the store's window
-    shift,           # bases each window moves, within the margin; `(n,)` or 0
-)->Batch:            # on the CPU
-    "Gather a batch of genes from a store; ValueError on an unknown target, row or window."
-    rows, window = np.atleast_1d(np.asarray(indices, dtype=np.int64)), window or store.window
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(store)):
-        raise ValueError(f'indices: expected rows 0 to {len(store) - 1}, found {rows.min()} to {rows.max()}')
-    names = [t.column for t in store.table.targets]
-    if target is not None and target not in names: raise ValueError(f'target: expected one of {names}, found {target!r}')
-    y = store.genes[target].to_numpy(np.float32)[rows] if target else np.full(len(rows), np.nan, np.float32)
-    at = _columns(rows, store._seq.shape[1], window, shift)
-    return Batch(torch.from_numpy(np.ascontiguousarray(store._seq[at])), torch.from_numpy(_signals(store, rows, window, shift)),
-                 torch.from_numpy(store._features[rows]), torch.from_numpy(np.array(y)), tuple(store._id[rows]))
+# %% ../nbs/04_store.ipynb #c034
+class GeneStore(_Opened):
+    "Windows of all genes of a data set, memory-mapped; FileNotFoundError or ValueError if `path` holds none."
+    def __len__(self): return len(self.genes)
+    def __repr__(self): return (f"GeneStore {self.manifest['spec']['name']}: {len(self)} genes, "
+                                f"window {self.window}, tracks {', '.join(t.name for t in self.tracks)}")
+    @property
+    def fingerprint(self)->str: # sha256
+        "Identity of the content: equal for equal files and settings, wherever they lie."
+        return hashlib.sha256(json.dumps(_core(self.manifest), sort_keys=True).encode()).hexdigest()
+
+    def batch(self,
+        indices,         # rows of the store; `(n,)` integers
+        target=None,     # target column; None for no target (all NaN)
+        window=None,     # bases around the TSS; None for the store's window
+        shift=0,         # bases each window moves to higher coordinates, within the margin; `(n,)` or 0
+    )->Batch:            # on the CPU
+        "Gather a batch of genes; ValueError on an unknown target, row or window."
+        rows, l = np.atleast_1d(np.asarray(indices, dtype=np.int64)), window or self.window
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise ValueError(f'indices: expected rows 0 to {len(self) - 1}, found {rows.min()} to {rows.max()}')
+        names = [t.column for t in self.table.targets]
+        if target is not None and target not in names:
+            raise ValueError(f'target: expected one of {names}, found {target!r}')
+        y = self.genes[target].to_numpy(np.float32)[rows] if target else np.full(len(rows), np.nan, np.float32)
+        seq = np.ascontiguousarray(self._seq[_columns(rows, self._seq.shape[1], l, shift)])
+        signals, features = _gather_signals(self, rows, l, shift), self._features[rows].astype(np.float32)
+        return Batch(*map(torch.from_numpy, (seq, signals, features, y)), gene_id=tuple(self._id[rows]))

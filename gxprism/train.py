@@ -55,13 +55,14 @@ class TrainConfig:
         positive = ('lr', 'clip', 'validations')
         bad += [f'{k}: expected a positive number, found {getattr(self, k)}' for k in positive if not getattr(self, k) > 0]
         if self.window % 2: bad.append(f'window: expected an even number of bases, found {self.window}')
-        if self.warmup_steps > self.max_steps: bad.append(f'warmup_steps: expected at most max_steps = {self.max_steps}, found {self.warmup_steps}')
+        if self.warmup_steps > self.max_steps:
+            bad.append(f'warmup_steps: expected at most max_steps = {self.max_steps}, found {self.warmup_steps}')
         if bad: raise ValueError('TrainConfig: ' + '; '.join(bad))
 
 # %% ../nbs/26_train.ipynb #c008
 PRESETS = {
     'paper':  dict(model={}, train={}),
-    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True),
+    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True), passes=8,
                    train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3, lr_last=2e-5, precision='32-true', validations=1)),
     'smoke':  dict(model=dict(d_model=16, n_layers=1, d_state=4, stride=20, standardize=True),
                    train=dict(batch_size=16, max_steps=30, warmup_steps=5, lr=5e-3, lr_last=1e-4, precision='32-true', validations=1)),
@@ -76,13 +77,21 @@ def configure(
     **changes,              # any field of the model's or the training configuration
 )->tuple:                   # model configuration and `TrainConfig`; ValueError on unknown names
     "Put together the two configurations of a run, sizes taken from the store."
-    if model not in MODELS: raise ValueError(f'model: expected one of {sorted(MODELS)}, found {model!r}')
-    if preset not in PRESETS: raise ValueError(f'preset: expected one of {sorted(PRESETS)}, found {preset!r}')
-    table, make = store.table, MODELS[model][1]
+    if model not in MODELS:
+        raise ValueError(f'model: expected one of {sorted(MODELS)}, found {model!r}')
+    if preset not in PRESETS:
+        raise ValueError(f'preset: expected one of {sorted(PRESETS)}, found {preset!r}')
+    p, table, make = PRESETS[preset], store.table, MODELS[model][1]
     known = {f.name for f in fields(make)}, {f.name for f in fields(TrainConfig)}
-    if unknown := set(changes) - known[0] - known[1]: raise ValueError(f'unknown option(s) {sorted(unknown)} for model {model!r}')
-    pick = lambda part, names: {k: v for k, v in {**PRESETS[preset][part], **changes}.items() if k in names}
-    train = TrainConfig(**dict(target=target or table.targets[0].column, fold=fold or table.default_fold) | pick('train', known[1]))
+    if unknown := set(changes) - known[0] - known[1]:
+        raise ValueError(f'unknown option(s) {sorted(unknown)} for model {model!r}')
+    pick = lambda part, names: {k: v for k, v in {**p[part], **changes}.items() if k in names}
+    where = dict(target=target or table.targets[0].column, fold=fold or table.default_fold)
+    train = TrainConfig(**where | pick('train', known[1]))
+    if p.get('passes') and 'max_steps' not in changes:
+        genes = len(split_indices(store.genes, train.fold, 'train', train.target))
+        steps = min(train.max_steps, max(1, p['passes']*math.ceil(genes/train.batch_size)))
+        train = replace(train, max_steps=steps, warmup_steps=min(train.warmup_steps, steps//5))
     sizes = dict(n_tracks=len(store.tracks), n_features=len(table.features), center_len=min(2000, train.window))
     return make(**{k: v for k, v in sizes.items() if k in known[0]} | pick('model', known[0])), train
 
@@ -116,7 +125,8 @@ class ChunkSampler:
         cfg:TrainConfig,   # batch size, number of steps, validations per pass
     ):
         self.rows, self.cfg, self.chunk, self.first = np.asarray(rows), cfg, 0, 0
-        if not len(self.rows): raise ValueError(f'no labelled training gene for target {cfg.target!r} in fold {cfg.fold!r}')
+        if not len(self.rows):
+            raise ValueError(f'no labelled training gene for target {cfg.target!r} in fold {cfg.fold!r}')
         self.per_pass = math.ceil(len(self.rows)/cfg.batch_size)
         self.every = min(cfg.max_steps, max(1, math.ceil(self.per_pass/cfg.validations)))
         self.chunks = math.ceil(cfg.max_steps/self.every)
@@ -168,7 +178,8 @@ def _pack(
     if isinstance(x, Tensor):
         tensors[name := f't{len(tensors)}'] = x.detach().cpu().contiguous().clone()
         return {'tensor': name}
-    if isinstance(x, dict): return {'dict': [[_pack(k, tensors), _pack(v, tensors)] for k, v in x.items()]}
+    if isinstance(x, dict):
+        return {'dict': [[_pack(k, tensors), _pack(v, tensors)] for k, v in x.items()]}
     if isinstance(x, (list, tuple)): return {type(x).__name__: [_pack(v, tensors) for v in x]}
     if x is None or isinstance(x, (bool, int, float, str)): return x
     raise TypeError(f'state of a run: expected tensors, numbers and text, found {type(x).__name__}')
@@ -184,7 +195,7 @@ def _unpack(
     if kind == 'dict': return {_unpack(k, tensors): _unpack(w, tensors) for k, w in v}
     return {'list': list, 'tuple': tuple}[kind](_unpack(w, tensors) for w in v)
 
-# %% ../nbs/26_train.ipynb #c021
+# %% ../nbs/26_train.ipynb #c022
 def _write(
     path:Path,     # file
     tensors:dict,  # name -> tensor
@@ -206,7 +217,7 @@ class TensorIO(CheckpointIO):
         return _unpack(tree, load_file(path))
     def remove_checkpoint(self, path): Path(path).unlink(missing_ok=True)
 
-# %% ../nbs/26_train.ipynb #c024
+# %% ../nbs/26_train.ipynb #c025
 class Expression(L.LightningModule):
     "A model and the rules of its training."
     def __init__(self, model:nn.Module, cfg:TrainConfig):
@@ -233,7 +244,7 @@ class Expression(L.LightningModule):
         rate = lambda step: learning_rate(step, self.cfg)/self.cfg.lr
         return dict(optimizer=opt, lr_scheduler=dict(scheduler=torch.optim.lr_scheduler.LambdaLR(opt, rate), interval='step'))
 
-# %% ../nbs/26_train.ipynb #c026
+# %% ../nbs/26_train.ipynb #c027
 class Keeper(L.Callback):
     "Keep the best weights and the state of the run; show one progress bar."
     def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str):
@@ -257,7 +268,7 @@ class Keeper(L.Callback):
             _write(self.folder/'model.safetensors', {k: v.cpu().contiguous() for k, v in module.model.state_dict().items()})
     def on_train_epoch_end(self, trainer, module): trainer.save_checkpoint(self.folder/'last.safetensors')
 
-# %% ../nbs/26_train.ipynb #c028
+# %% ../nbs/26_train.ipynb #c030
 RUN_FORMAT = 'gxprism-run/1'
 
 def _inputs(
@@ -302,7 +313,7 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, config)
 
-# %% ../nbs/26_train.ipynb #c029
+# %% ../nbs/26_train.ipynb #c032
 def _train(
     module:Expression, # model and rules
     store:GeneStore,   # where to read
@@ -316,7 +327,8 @@ def _train(
     from lightning.pytorch.loggers import CSVLogger
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     cfg, sampler, run, last = module.cfg, keeper.sampler, keeper.folder, keeper.folder/'last.safetensors'
-    if last.exists(): sampler.first = TensorIO().load_checkpoint(last)['callbacks']['Keeper']['done']//sampler.every
+    if last.exists():
+        sampler.first = TensorIO().load_checkpoint(last)['callbacks']['Keeper']['done']//sampler.every
     log = CSVLogger(run, name='log', version=f'from_chunk_{sampler.first}')
     trainer = L.Trainer(accelerator=device, devices=1, precision=cfg.precision, logger=log, callbacks=[keeper],
                         max_epochs=min(sampler.chunks - sampler.first, stop_after or sampler.chunks), gradient_clip_val=cfg.clip,
@@ -327,7 +339,7 @@ def _train(
         warnings.simplefilter('ignore')      # advice to start loader workers: cached windows load faster without
         trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=last if last.exists() else None)
 
-# %% ../nbs/26_train.ipynb #c030
+# %% ../nbs/26_train.ipynb #c033
 def fit(
     store:GeneStore,        # what to train on
     run,                    # folder of the run
@@ -345,13 +357,15 @@ def fit(
     config = dict(format=RUN_FORMAT, model=model, model_config=asdict(mcfg), train_config=asdict(tcfg),
                   inputs=_inputs(store), store=store.fingerprint)
     train, valid = (split_indices(store.genes, tcfg.fold, part, tcfg.target) for part in ('train', 'valid'))
-    if not len(valid): raise ValueError(f'no labelled validation gene for target {tcfg.target!r} in fold {tcfg.fold!r}')
+    if not len(valid):
+        raise ValueError(f'no labelled validation gene for target {tcfg.target!r} in fold {tcfg.fold!r}')
     stream = ChunkSampler(train, tcfg)
     _claim(run, config)
     if (run/'done.json').exists(): return run
     L.seed_everything(tcfg.seed, verbose=False)
     net = build(model, mcfg)
-    if hasattr(net, 'calibrate'): net.calibrate(store.batch(train[::max(1, len(train)//2000)], window=tcfg.window))
+    if hasattr(net, 'calibrate'):
+        net.calibrate(store.batch(train[::max(1, len(train)//2000)], window=tcfg.window))
     keeper = Keeper(run, progress, stream, f'{model} seed {tcfg.seed}')
     _train(Expression(net, tcfg), store, valid, keeper, device, stop_after)
     if keeper.done == tcfg.max_steps:
@@ -360,7 +374,7 @@ def fit(
         (run/'last.safetensors').unlink(missing_ok=True)
     return run
 
-# %% ../nbs/26_train.ipynb #c032
+# %% ../nbs/26_train.ipynb #c035
 def load_weights(
     model:nn.Module, # freshly built
     path,            # safetensors file
@@ -390,17 +404,20 @@ def load_run(
     for f in ('config.json', 'model.safetensors'):
         if not (run/f).exists(): raise FileNotFoundError(f'{run}: no trained run here ({f} is missing)')
     c = json.loads((run/'config.json').read_text())
-    if c.get('format') != RUN_FORMAT: raise ValueError(f"{run}: expected format {RUN_FORMAT!r}, found {c.get('format')!r}")
+    if c.get('format') != RUN_FORMAT:
+        raise ValueError(f"{run}: expected format {RUN_FORMAT!r}, found {c.get('format')!r}")
     model = build(c['model'], c['model_config'])
     return TrainedRun(load_weights(model, run/'model.safetensors').eval(), TrainConfig(**c['train_config']), c)
 
-# %% ../nbs/26_train.ipynb #c034
+# %% ../nbs/26_train.ipynb #c037
 def _device(
     name:str, # 'auto', 'cpu' or 'gpu'
 )->torch.device:
     "The device to predict on."
-    if name not in ('auto', 'cpu', 'gpu'): raise ValueError(f"device: expected 'auto', 'cpu' or 'gpu', found {name!r}")
-    if name == 'gpu' and not torch.cuda.is_available(): raise ValueError('device: expected a GPU, found none')
+    if name not in ('auto', 'cpu', 'gpu'):
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'gpu', found {name!r}")
+    if name == 'gpu' and not torch.cuda.is_available():
+        raise ValueError('device: expected a GPU, found none')
     return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
 
 @torch.inference_mode()
@@ -429,7 +446,7 @@ def predict(
     return pd.DataFrame(dict(gene_id=g.gene_id, chrom=g.chrom, split=g[r.train.fold], observed=g[r.train.target],
                              direct=y[0], adjusted=y[1])).reset_index(drop=True)
 
-# %% ../nbs/26_train.ipynb #c035
+# %% ../nbs/26_train.ipynb #c039
 def evaluate(
     predictions:pd.DataFrame, # from `predict`
     split:str='test',         # part of the fold to score: 'train', 'valid' or 'test'
@@ -439,13 +456,14 @@ def evaluate(
     "Score direct and adjusted predictions with bootstrap intervals over genes."
     p = predictions[predictions.split == split]
     scored = p[p.observed.notna()]
-    if not len(scored): raise ValueError(f'split {split!r}: expected labelled genes, found {len(p)} genes and no label')
+    if not len(scored):
+        raise ValueError(f'split {split!r}: expected labelled genes, found {len(p)} genes and no label')
     kinds = [k for k in ('direct', 'adjusted') if scored[k].notna().all()]
     parts = [bootstrap(scored.observed.to_numpy(), scored[k].to_numpy(), n_boot=n_boot, seed=seed).assign(prediction=k) for k in kinds]
     out = pd.concat(parts, ignore_index=True).assign(n=len(scored), unlabelled=len(p) - len(scored))
     return out[['prediction', 'metric', 'value', 'low', 'high', 'n', 'unlabelled']]
 
-# %% ../nbs/26_train.ipynb #c037
+# %% ../nbs/26_train.ipynb #c041
 def train_one(
     store:str,           # folder of the store
     runs:str,            # folder that holds the runs
