@@ -7,7 +7,11 @@ __all__ = ['FEATURE_SETS', 'TSS_LENGTH', 'CLASSICAL', 'DECAYS', 'StepFunction', 
            'kmer_counts', 'gene_features', 'MeanBaseline', 'RidgeBaseline', 'BoostingBaseline', 'fit_classical',
            'exponential_basis', 'expecto_features', 'ExpectoBaseline', 'NetConfig', 'check_batch', 'Net',
            'XpressoConfig', 'Xpresso', 'Gelu', 'Residual', 'padded_one_hot', 'center_mean', 'BasenjiConfig', 'Basenji',
-           'TokenConfig', 'Embed', 'OneWayMamba', 'Reader', 'Mamba', 'Caduceus', 'CaduceusSignals']
+           'TokenConfig', 'Embed', 'OneWayMamba', 'Reader', 'Mamba', 'Caduceus', 'CaduceusSignals', 'relative_basis',
+           'RelativeAttention', 'AttentionPool', 'EnformerConfig', 'Enformer', 'fft_conv', 'HyenaFilter', 'HyenaConfig',
+           'HyenaOperator', 'HyenaDNA', 'find_elements', 'EPInformerConfig', 'ElementEncoder', 'ElementLayer',
+           'EPInformer', 'MaskConfig', 'PeakConfig', 'MaskedReader', 'call_peaks', 'PeakMask', 'beta_kl',
+           'Seq2ExpConfig', 'HardConfig', 'Seq2ExpSoft', 'Seq2ExpHard']
 
 # %% ../nbs/23_baselines.ipynb #c003
 import math
@@ -305,7 +309,7 @@ class ExpectoBaseline(RidgeBaseline):
 
 CLASSICAL['expecto'] = ExpectoBaseline
 
-# %% ../nbs/23_baselines.ipynb #c049
+# %% ../nbs/23_baselines.ipynb #c051
 _MAY_BE_ZERO = {'n_features', 'track', 'keep_len', 'max_len', 'max_elements'}
 
 @dataclass(frozen=True)
@@ -331,7 +335,7 @@ class NetConfig:
         if getattr(self, 'track', 0) < self.n_tracks: return []
         return [f'track: expected less than n_tracks = {self.n_tracks}, found {self.track}']
 
-# %% ../nbs/23_baselines.ipynb #c052
+# %% ../nbs/23_baselines.ipynb #c054
 def check_batch(
     cfg:NetConfig, # of the model
     batch:Batch,   # what was given
@@ -341,13 +345,14 @@ def check_batch(
     l, s, r = batch.seq.shape[1], batch.signals.shape[-1], batch.features.shape[-1]
     center, stride = getattr(cfg, 'center_len', 1), getattr(cfg, 'stride', 1)
     if want not in ('direct', 'both'):
-        raise ValueError(f"want: expected 'direct' or 'both', this model adjusts nothing; found {want!r}")
+        raise ValueError("want: expected 'direct' or 'both' (this model adjusts nothing), "
+                         f'found {want!r}')
     if s != cfg.n_tracks: raise ValueError(f'signals: expected {cfg.n_tracks} tracks, found {s}')
     if r != cfg.n_features: raise ValueError(f'features: expected {cfg.n_features}, found {r}')
     if l < center: raise ValueError(f'window: expected at least center_len = {center}, found {l}')
     if l % stride: raise ValueError(f'window: expected a multiple of stride {stride}, found {l}')
 
-# %% ../nbs/23_baselines.ipynb #c053
+# %% ../nbs/23_baselines.ipynb #c055
 class Net(nn.Module):
     "A comparator; a subclass defines `read`, from a gene to a vector."
     def __init__(self,
@@ -389,7 +394,7 @@ class Net(nn.Module):
         direct = F.smooth_l1_loss(p.direct, batch.target)
         return dict(loss=direct, direct=direct)
 
-# %% ../nbs/23_baselines.ipynb #c057
+# %% ../nbs/23_baselines.ipynb #c059
 @dataclass(frozen=True)
 class XpressoConfig(NetConfig):
     "Xpresso as published; `d_model` is the number of patterns of the first convolution."
@@ -420,7 +425,7 @@ class Xpresso(Net):
         missing = max(0, c.left - l//2), max(0, c.right - (l - l//2))
         return self.conv(F.pad(x.transpose(1, 2), missing)).flatten(1)
 
-# %% ../nbs/23_baselines.ipynb #c061
+# %% ../nbs/23_baselines.ipynb #c063
 class Gelu(nn.Module):
     "The smooth rectifier of Basenji and Enformer, `x*sigmoid(1.702 x)`."
     def forward(self, x): return x*torch.sigmoid(1.702*x)
@@ -449,7 +454,7 @@ def center_mean(
     start = (x.shape[1] - keep)//2
     return x[:, start:start + keep].mean(1)
 
-# %% ../nbs/23_baselines.ipynb #c062
+# %% ../nbs/23_baselines.ipynb #c064
 @dataclass(frozen=True)
 class BasenjiConfig(NetConfig):
     "Basenji of 2020; `d_model` patterns in the first convolution."
@@ -481,7 +486,7 @@ class Basenji(Net):
         x = padded_one_hot(batch.seq, signals.dtype, 128)
         return center_mean(self.trunk(x).transpose(1, 2), self.cfg.center_len, x.shape[-1])
 
-# %% ../nbs/23_baselines.ipynb #c066
+# %% ../nbs/23_baselines.ipynb #c068
 @dataclass(frozen=True)
 class TokenConfig(NetConfig):
     "Models that read the window token by token; defaults as published with Prism."
@@ -517,7 +522,7 @@ class Embed(nn.Module):
         else: e = F.max_pool1d(self.seq(x.transpose(1, 2)), self.stride).transpose(1, 2)
         return e, self.signal(self.pool(signals)) if hasattr(self, 'signal') else None
 
-# %% ../nbs/23_baselines.ipynb #c067
+# %% ../nbs/23_baselines.ipynb #c069
 class OneWayMamba(nn.Module):
     "A Mamba layer that reads from left to right."
     def __init__(self, d_model:int, d_state:int=16, d_conv:int=4, expand:int=2):
@@ -530,6 +535,7 @@ class OneWayMamba(nn.Module):
         u, z = self.in_proj(x).chunk(2, -1)
         return self.out_proj(self.mamba(u)*F.silu(z))
 
+# %% ../nbs/23_baselines.ipynb #c070
 class Reader(Net):
     "A trunk over tokens, averaged around the TSS; a subclass defines `trunk`."
     fuse = False # whether signals are read
@@ -559,3 +565,425 @@ class Caduceus(Reader):
 class CaduceusSignals(Reader):
     "Caduceus on bases and signals, joined and mapped to the width. Nothing simplified."
     fuse = True
+
+# %% ../nbs/23_baselines.ipynb #c074
+def relative_basis(
+    t:int, # bins
+    f:int, # numbers per offset, a multiple of 6
+    device=None,
+)->Tensor: # for offsets from `1 - t` to `t - 1`; `(2t - 1, f)` float32
+    "Describe offsets between bins by exponentials, boxes and gamma densities (Enformer, methods)."
+    k, new = f//6, dict(dtype=torch.float64, device=device)
+    offset = torch.arange(1 - t, t, **new)[:, None]
+    x = offset.abs()
+    half_life = 2**torch.linspace(3., math.log2(t), k, **new)
+    box = x < 2**torch.arange(1, k + 1, **new) - 1
+    mean, sd = torch.linspace(t/k, t, k, **new), t/(2*k)
+    c, r = (mean/sd)**2, mean/sd**2
+    gamma = torch.exp(torch.xlogy(c - 1, x) - r*x - torch.lgamma(c) + c*r.log()) + 1e-8
+    plain = torch.cat([2**(-x/half_life), box.double(), gamma/gamma.amax(0)], 1)
+    return torch.cat([plain, offset.sign()*plain], 1).float()
+
+# %% ../nbs/23_baselines.ipynb #c076
+class RelativeAttention(nn.Module):
+    "Attention with content and offset terms; weight names as in the public PyTorch port."
+    def __init__(self, d:int, heads:int, d_key:int, basis:int):
+        super().__init__()
+        self.heads, self.basis, k = heads, basis, heads*d_key
+        self.to_q, self.to_k = nn.Linear(d, k, bias=False), nn.Linear(d, k, bias=False)
+        self.to_v, self.to_out = nn.Linear(d, d, bias=False), nn.Linear(d, d)
+        self.to_rel_k = nn.Linear(basis, k, bias=False)
+        self.rel_content_bias = nn.Parameter(torch.randn(1, heads, 1, d_key))
+        self.rel_pos_bias = nn.Parameter(torch.randn(1, heads, 1, d_key))
+        nn.init.zeros_(self.to_out.weight); nn.init.zeros_(self.to_out.bias)
+    def forward(self,
+        x:Tensor, # bins; `(n, t, d)`
+    )->Tensor:    # what they gather from each other; `(n, t, d)`
+        "Mix bins by content and by offset."
+        t = x.shape[1]
+        split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        q, k, v = split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(x))
+        q = q*q.shape[-1]**-.5
+        r = split(self.to_rel_k(relative_basis(t, self.basis, x.device).to(x.dtype)))
+        at = torch.arange(t, device=x.device)
+        at = (at[None] - at[:, None] + t - 1).expand(len(x), self.heads, t, t) # row of offset j - i
+        offset = (q + self.rel_pos_bias) @ r.transpose(-1, -2)
+        weights = (q + self.rel_content_bias) @ k.transpose(-1, -2) + offset.gather(-1, at)
+        return self.to_out((weights.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+class AttentionPool(nn.Module):
+    "Halve the length; each channel weighs the two neighbours."
+    def __init__(self, d:int):
+        super().__init__()
+        self.to_attn_logits = nn.Conv1d(d, d, 1, bias=False)
+        with torch.no_grad(): self.to_attn_logits.weight.copy_(2*torch.eye(d)[..., None])
+    def forward(self, x):
+        pairs = lambda y: y.unflatten(-1, (-1, 2))
+        return (pairs(x)*pairs(self.to_attn_logits(x)).softmax(-1)).sum(-1)
+
+# %% ../nbs/23_baselines.ipynb #c080
+@dataclass(frozen=True)
+class EnformerConfig(NetConfig):
+    "Enformer as published: 1,536 channels, eleven layers."
+    d_model:int=1536     # width of the attention layers
+    n_layers:int=11      # attention layers
+    heads:int=8          # attention heads
+    d_key:int=64         # width of a key
+    center_len:int=2000  # bases around the TSS whose bins are averaged
+    dropout:float=.4     # after attention and in feed-forward layers
+    def faults(self):
+        ok = self.d_model % (2*self.heads) == 0
+        bad = [] if ok else [f'd_model: expected a multiple of 2*heads = {2*self.heads}']
+        return super().faults() + bad
+
+def _enformer_block(a, b, kernel=1):
+    return nn.Sequential(nn.BatchNorm1d(a), Gelu(), nn.Conv1d(a, b, kernel, padding=kernel//2))
+
+def _enformer_trunk(c):
+    d, h, drop = c.d_model, c.d_model//2, lambda: nn.Dropout(c.dropout)
+    step = math.gcd(128, h)
+    w = [h] + [round(h*2**(i/5)/step)*step for i in range(6)]
+    halve = lambda b, *first: nn.Sequential(*first, Residual(_enformer_block(b, b)),
+                                            AttentionPool(b))
+    stem = halve(h, nn.Conv1d(4, h, 15, padding=7))
+    tower = nn.Sequential(*(halve(b, _enformer_block(a, b, 5)) for a, b in zip(w, w[1:])))
+    basis = 6*max(1, d//c.heads//6)
+    mix = lambda: (nn.LayerNorm(d), RelativeAttention(d, c.heads, c.d_key, basis), drop())
+    feed = lambda: (nn.LayerNorm(d), nn.Linear(d, 2*d), drop(), nn.ReLU(), nn.Linear(2*d, d),
+                    drop())
+    layers = (nn.Sequential(*(Residual(nn.Sequential(*f())) for f in (mix, feed)))
+              for _ in range(c.n_layers))
+    final = nn.Identity(), _enformer_block(d, 2*d), nn.Identity(), nn.Dropout(c.dropout/8), Gelu()
+    return dict(stem=stem, conv_tower=tower, transformer=nn.Sequential(*layers),
+                final_pointwise=nn.Sequential(*final))
+
+# %% ../nbs/23_baselines.ipynb #c081
+@register('enformer', EnformerConfig)
+class Enformer(Net):
+    """Enformer's trunk, from scratch: convolutions to 128-base bins, attention by relative offset.
+    Simplified: bins around the TSS are averaged; the original predicts 5,313 tracks in 896 bins, the
+    published comparison averages all bins. No dropout on attention weights."""
+    def __init__(self, cfg:EnformerConfig=EnformerConfig()):
+        super().__init__(cfg, 2*cfg.d_model)
+        for name, part in _enformer_trunk(cfg).items(): setattr(self, name, part)
+    def read(self, batch, signals):
+        x = padded_one_hot(batch.seq, signals.dtype, 128)
+        x = self.transformer(self.conv_tower(self.stem(x)).transpose(1, 2))
+        x = self.final_pointwise[1:](x.transpose(1, 2)).transpose(1, 2)
+        return center_mean(x, self.cfg.center_len, 128*x.shape[1])
+    def load_trunk(self,
+        state:dict, # weights of the public PyTorch port, name -> tensor
+    ):
+        "Take over a trained trunk; ValueError names what is missing or does not fit."
+        mine = {k: v for k, v in self.state_dict().items() if k.split('.')[0] in
+                ('stem', 'conv_tower', 'transformer', 'final_pointwise')}
+        bad, new = [], {}
+        for k, v in mine.items():
+            w = state.get(k)
+            if w is not None and 'to_attn_logits' in k: w = w.flatten(2) # stored for two axes
+            if w is None or w.shape != v.shape: bad.append(f'{k}: expected shape {tuple(v.shape)}')
+            new[k] = w
+        if bad: raise ValueError(f'{len(bad)} weights do not fit: ' + '; '.join(bad[:5]))
+        self.load_state_dict(new, strict=False)
+        return self
+
+# %% ../nbs/23_baselines.ipynb #c085
+def fft_conv(
+    u:Tensor, # values along the sequence; `(n, l, d)`
+    k:Tensor, # filter, from the base itself backwards; `(l, d)`
+)->Tensor:    # $y_i = \sum_{j \le i} k_{i-j} u_j$; `(n, l, d)`
+    "Causal convolution with a filter as long as the sequence."
+    l, precise = u.shape[1], torch.promote_types(u.dtype, torch.float32) # no half precision in FFT
+    f = lambda x, axis: torch.fft.rfft(x.to(precise), 2*l, dim=axis)
+    return torch.fft.irfft(f(u, 1)*f(k, 0), 2*l, dim=1)[:, :l].to(u.dtype)
+
+class HyenaFilter(nn.Module):
+    "A filter computed from position by a small network with sines (HyenaDNA, section 3.1)."
+    def __init__(self, d:int, width:int=64, bands:int=2, freq:float=10.):
+        super().__init__()
+        sizes = (1 + 2*bands, width, width, width)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.out, self.bands = nn.Linear(width, d, bias=False), bands
+        self.freq, self.bias = nn.Parameter(torch.full((width,), freq)), nn.Parameter(torch.randn(d))
+        rate = torch.linspace(math.log(100)/1.5, math.log(100)/.3, d)
+        self.register_buffer('rate', rate, persistent=False)
+    def forward(self,
+        l:int,         # length of the filter
+        max_len:int=0, # length that counts as one unit of position; 0 means `l`
+    )->Tensor:         # `(l, d)`
+        "Filter values at the first `l` positions."
+        m, at = max_len or l, torch.arange(l, device=self.rate.device)
+        t, angle = (at/max(1, m - 1))[:, None], (2*math.pi*at/m)[:, None]
+        angle = angle*torch.linspace(1e-4, self.bands - 1, self.bands, device=angle.device)
+        z = torch.cat([t, angle.cos(), -angle.sin()], 1)
+        for layer in self.layers: z = torch.sin(self.freq*layer(z))
+        return self.out(z)*(torch.exp(-t*self.rate) + .05)
+
+# %% ../nbs/23_baselines.ipynb #c089
+@dataclass(frozen=True)
+class HyenaConfig(TokenConfig):
+    "HyenaDNA at the width and depth of the other readers."
+    filter_width:int=64 # of the network that computes the filter
+    max_len:int=0       # tokens that are one unit of position; 0: those of the window at hand
+
+class HyenaOperator(nn.Module):
+    "Gate, convolve over the whole window, gate (Hyena of order 2)."
+    def __init__(self, d:int, filter_width:int=64, max_len:int=0):
+        super().__init__()
+        self.in_proj, self.out_proj = nn.Linear(d, 3*d), nn.Linear(d, d)
+        self.short = nn.Conv1d(3*d, 3*d, 3, padding=2, groups=3*d)
+        self.filter, self.max_len = HyenaFilter(d, filter_width), max_len
+    def forward(self, x):
+        l = x.shape[1]
+        if 0 < self.max_len < l:
+            raise ValueError(f'window: expected at most max_len = {self.max_len} tokens, found {l}')
+        short = self.short(self.in_proj(x).transpose(1, 2))[..., :l].transpose(1, 2)
+        x0, x1, v = short.chunk(3, -1)
+        v = v*x1
+        with torch.autocast(x.device.type, enabled=False): k = self.filter(l, self.max_len)
+        return self.out_proj(x0*(fft_conv(v, k) + v*self.filter.bias.to(v.dtype)))
+
+@register('hyenadna', HyenaConfig)
+class HyenaDNA(Reader):
+    """HyenaDNA on the sequence: causal long convolutions, filters computed from position.
+    Simplified: not pretrained; position features fixed; no dropout; one learning rate for all."""
+    def make_trunk(self, cfg):
+        d, norm = cfg.d_model, lambda: nn.LayerNorm(cfg.d_model)
+        mix = lambda: nn.Sequential(norm(), HyenaOperator(d, cfg.filter_width, cfg.max_len))
+        feed = lambda: nn.Sequential(norm(), nn.Linear(d, 4*d), nn.GELU(approximate='tanh'),
+                                     nn.Linear(4*d, d))
+        layers = (Residual(f()) for _ in range(cfg.n_layers) for f in (mix, feed))
+        return nn.Sequential(*layers, norm())
+
+# %% ../nbs/23_baselines.ipynb #c093
+def find_elements(
+    activity:Tensor, # signal, not negative; `(n, l)`
+    width:int,       # bases of an element, and of the promoter in the middle
+    k:int,           # elements to find, at most
+)->tuple:            # first base of each `(n, k)`, strongest first, and whether it exists `(n, k)`
+    "Local maxima of mean activity that overlap neither each other nor the promoter."
+    step, l = max(1, width//8), activity.shape[1]
+    score = F.avg_pool1d(activity[:, None], width, step)
+    start, reach = torch.arange(score.shape[-1], device=score.device)*step, -(-width//step) - 1
+    _, best = F.max_pool1d(score, 2*reach + 1, 1, padding=reach, return_indices=True)
+    apart = (start - (l - width)//2).abs() >= width
+    peak = (best[:, 0]*step == start) & (score[:, 0] > 0) & apart
+    score = torch.where(peak, score[:, 0], -torch.inf)
+    score, at = score.topk(min(k, score.shape[1]), dim=1)
+    return start[at], score > -torch.inf
+
+# %% ../nbs/23_baselines.ipynb #c096
+@dataclass(frozen=True)
+class EPInformerConfig(NetConfig):
+    "EPInformer as published."
+    n_layers:int=3       # attention layers
+    heads:int=4          # attention heads
+    center_len:int=2000  # bases of the promoter, and of an element
+    max_elements:int=60  # candidate elements, at most; 0 reads the promoter alone
+    track:int=1          # track in whose signal elements are found
+    def faults(self):
+        bad = super().faults()
+        if self.d_model % math.lcm(4, self.heads):
+            bad.append(f'd_model: expected a multiple of 4 and of heads = {self.heads}')
+        if self.center_len < 400:
+            bad.append(f'center_len: expected at least 400, found {self.center_len}')
+        return bad
+
+class ElementEncoder(nn.Sequential):
+    "DNA of an element to a vector (EPInformer, methods); `(n, 4, l)` to `(n, d)`."
+    def __init__(self, d:int, length:int):
+        norm = lambda a, b, k, **kw: (nn.Conv1d(a, b, k, **kw), nn.BatchNorm1d(b), nn.ELU())
+        w = [2*d, d, d//2, d//2, d]
+        layers = [nn.ZeroPad1d((3, 4)), nn.Conv1d(4, w[0], 8), nn.ELU()]
+        for a, b in zip(w, w[1:]):
+            layers += [*norm(a, b, 3, padding=1), nn.MaxPool1d(2),
+                       Residual(nn.Sequential(nn.Conv1d(b, b, 1), nn.ELU()))]
+        for a, i in ((d, 2), (d//2, 4), (d//2, 6)): layers += norm(a, d//2, 3, dilation=i)
+        layers += [*norm(d//2, d//4, 1), nn.Linear(length//16 - 24, 4), nn.ELU(), nn.Flatten()]
+        super().__init__(*layers)
+
+# %% ../nbs/23_baselines.ipynb #c097
+class ElementLayer(nn.Module):
+    "Attention among elements, then a feed-forward layer; both add to their input."
+    def __init__(self, d:int, heads:int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.attention = nn.MultiheadAttention(d, heads, batch_first=True)
+        self.feed = nn.Sequential(nn.Linear(d, 4*d), nn.ReLU(), nn.Linear(4*d, d))
+    def forward(self, x, hidden):
+        y = self.norm1(x)
+        hidden = hidden.repeat_interleave(self.attention.num_heads, 0)
+        x = x + self.attention(y, y, y, attn_mask=hidden, need_weights=False)[0]
+        return x + self.feed(self.norm2(x))
+
+# %% ../nbs/23_baselines.ipynb #c098
+@register('epinformer', EPInformerConfig)
+class EPInformer(Net):
+    """EPInformer: promoter and candidate elements as tokens, with distance and activity.
+    Simplified: elements are peaks of one track inside the window, not a published list; the encoder
+    is not pretrained; activity is the mean of every track; contacts count if they are a track."""
+    def __init__(self, cfg:EPInformerConfig=EPInformerConfig()):
+        d = cfg.d_model
+        super().__init__(cfg, d)
+        self.encoder = ElementEncoder(d, cfg.center_len)
+        self.join = nn.Sequential(nn.Linear(d + 1 + cfg.n_tracks, d), nn.ReLU(),
+                                  nn.Linear(d, d), nn.ReLU())
+        self.layers = nn.ModuleList(ElementLayer(d, cfg.heads) for _ in range(cfg.n_layers))
+    def elements(self, batch:Batch):
+        "First base, existence and bases of the promoter and then of elements; `(n, k + 1)`."
+        c, l = self.cfg, batch.seq.shape[1]
+        k = min(c.max_elements, l//c.center_len)
+        start, found = find_elements(batch.signals[..., c.track].clamp_min(0), c.center_len, k)
+        start = F.pad(start, (1, 0), value=(l - c.center_len)//2)
+        at = start[..., None] + torch.arange(c.center_len, device=start.device)
+        return start, F.pad(found, (1, 0), value=True), at
+    def read(self, batch, signals):
+        start, found, at = self.elements(batch)
+        gene = torch.arange(len(at), device=at.device)[:, None, None]
+        seq = torch.where(found[..., None], batch.seq[gene, at], 4)
+        x = self.encoder(one_hot(seq.flatten(0, 1), signals.dtype).transpose(1, 2))
+        distance = torch.log10((start - start[:, :1]).abs()[..., None] + 1.)
+        extra = torch.cat([distance, signals[gene, at].mean(2)], -1).to(x.dtype)
+        x = self.join(torch.cat([x.unflatten(0, found.shape), extra], -1))
+        i = torch.arange(found.shape[1], device=at.device)
+        hidden = (i != i[:, None]) & (i > 0) & (i[:, None] > 0) | ~found[:, None]
+        for layer in self.layers: x = layer(x, hidden)
+        return x[:, 0], dict(elements=start, found=found)
+
+# %% ../nbs/23_baselines.ipynb #c102
+@dataclass(frozen=True)
+class MaskConfig(TokenConfig):
+    "Models that read part of the window."
+    keep_len:int=2000 # bases around the TSS that are always read; may be 0
+
+@dataclass(frozen=True)
+class PeakConfig(MaskConfig):
+    "Peaks of one track."
+    track:int=1           # track whose peaks are called
+    fraction:float=.136   # share of training bases in peaks, as published for K562; sets the cutoff
+    smooth:int=151        # bases of the moving average that is cut off, odd
+    shortest:int=201      # bases of the shortest peak, odd
+    def faults(self):
+        bad = [] if 0 < self.fraction < 1 else ['fraction: expected between 0 and 1']
+        for k in ('smooth', 'shortest'):
+            if not getattr(self, k) % 2: bad.append(f'{k}: expected an odd number')
+        return super().faults() + bad
+
+class MaskedReader(Net):
+    "Direct fusion on masked tokens; a subclass defines `mask`."
+    def __init__(self, cfg):
+        super().__init__(cfg, cfg.d_model)
+        self.embed = Embed(cfg, signals=True)
+        self.predictor = Backbone(cfg.d_model, cfg.n_layers, d_state=cfg.d_state)
+    def read(self, batch, signals):
+        (e, h), l = self.embed(batch, signals), batch.seq.shape[1]
+        mask, parts = self.mask(batch, e, h)
+        t = mask.shape[1]
+        keep = round(min(1, self.cfg.keep_len/l)*t)
+        at = torch.arange(t, device=mask.device) - (t - keep)//2
+        mask = torch.where((0 <= at) & (at < keep), 1., mask)
+        x = self.predictor((e + h)*mask[..., None].to(e.dtype))
+        return center_mean(x, self.cfg.center_len, l), dict(parts, mask=mask)
+
+# %% ../nbs/23_baselines.ipynb #c104
+def call_peaks(
+    signal:Tensor, # smoothed signal; `(n, l)`
+    cutoff,        # height of a peak
+    shortest:int,  # bases of the shortest peak, odd
+)->Tensor:         # 1 in peaks; `(n, l)`
+    "Stretches above the cutoff that are long enough; half of that at an end of the window."
+    above = (signal > cutoff).to(signal.dtype)[:, None]
+    slide = lambda x: F.max_pool1d(x, shortest, 1, padding=shortest//2)
+    return slide(-slide(-above))[:, 0]
+
+@register('peak_mask', PeakConfig)
+class PeakMask(MaskedReader):
+    """Direct fusion restricted to peaks of one track (the MACS3 row of Seq2Exp's table).
+    Simplified: peaks by a cutoff on the smoothed signal, where the original calls them on reads."""
+    def __init__(self, cfg:PeakConfig=PeakConfig()):
+        super().__init__(cfg)
+        self.register_buffer('cutoff', torch.zeros(()))
+    def smooth(self, batch):
+        w, x = self.cfg.smooth, batch.signals[:, None, :, self.cfg.track]
+        return F.avg_pool1d(x, w, 1, padding=w//2, count_include_pad=False)[:, 0]
+    def calibrate(self, batch:Batch):
+        "Find scales, and the cutoff, from training genes."
+        super().calibrate(batch)
+        x = self.smooth(batch).flatten()
+        self.cutoff.copy_(x[::-(-len(x)//2**20)].float().quantile(1 - self.cfg.fraction))
+    def mask(self, batch, e, h):
+        peaks = call_peaks(self.smooth(batch), self.cutoff, self.cfg.shortest)
+        return self.embed.pool(peaks[..., None])[..., 0], {}
+
+# %% ../nbs/23_baselines.ipynb #c107
+def beta_kl(
+    a1:Tensor, b1:Tensor, # parameters of the first distribution; any shape
+    a2:float, b2:float,   # parameters of the second
+)->Tensor:                # divergence, at least 0; that shape
+    "Kullback-Leibler divergence between two Beta distributions."
+    log_beta = lambda a, b: torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+    a2, b2 = (torch.as_tensor(x, dtype=a1.dtype, device=a1.device) for x in (a2, b2))
+    psi = torch.digamma
+    return (log_beta(a2, b2) - log_beta(a1, b1) + (a1 - a2)*psi(a1) + (b1 - b2)*psi(b1)
+            + (a2 - a1 + b2 - b1)*psi(a1 + b1))
+
+@dataclass(frozen=True)
+class Seq2ExpConfig(MaskConfig):
+    "Seq2Exp with a soft mask, constants as released."
+    prior_mean:float=.1    # share of a window that deserves to be read
+    prior_scale:float=10.  # first parameter of the prior, which fixes how firmly it is held
+    coupling:float=10.     # scale of the tracks' parameters
+    floor:float=1.         # added to all parameters
+    kl_weight:float=.01    # of the divergence in the loss
+    def faults(self):
+        ok = 0 < self.prior_mean < 1 and self.prior_scale > 0
+        bad = [] if ok else ['prior: expected a mean between 0 and 1 and a scale above 0']
+        return super().faults() + bad
+    @property
+    def prior(self): return self.prior_scale, self.prior_scale*(1 - self.prior_mean)/self.prior_mean
+
+@dataclass(frozen=True)
+class HardConfig(Seq2ExpConfig):
+    "Seq2Exp with a hard mask, constants as released."
+    prior_mean:float=.45
+    prior_scale:float=.1
+    coupling:float=1.
+    floor:float=0.
+
+# %% ../nbs/23_baselines.ipynb #c110
+_OFFSETS, _WEIGHTS = (1.5, .2, 1.), (2., 2., 1.) # for H3K27ac, DNase, Hi-C; then 1 for any other
+
+@register('seq2exp_soft', Seq2ExpConfig)
+class Seq2ExpSoft(MaskedReader):
+    """Seq2Exp, soft mask: a generator on the sequence and the tracks set a Beta mask per token.
+    Simplified: no blacklist; tracks after the third weigh 1; signals as transformed in the store."""
+    hard = False
+    def __init__(self, cfg:Seq2ExpConfig=Seq2ExpConfig()):
+        super().__init__(cfg)
+        if not self.hard: self.generator = Backbone(cfg.d_model, cfg.n_layers, d_state=cfg.d_state)
+        self.to_beta = nn.Linear(cfg.d_model, 2)
+        more = (1.,)*cfg.n_tracks
+        weights, offsets = (torch.tensor((x + more)[:cfg.n_tracks]) for x in (_WEIGHTS, _OFFSETS))
+        self.register_buffer('weights', weights/weights.sum(), persistent=False)
+        self.register_buffer('offset', (weights/weights.sum()*offsets).sum(), persistent=False)
+    def mask(self, batch, e, h):
+        x, c = self.predictor(e + h) if self.hard else self.generator(e), self.cfg
+        with torch.autocast(x.device.type, enabled=False):
+            b, a = F.softplus(self.to_beta(x.float())).unbind(-1)
+            tracks = self.embed.pool(batch.signals.clamp_min(0)).float() @ self.weights
+            a = (a + c.floor + (tracks + c.floor)*c.coupling).clamp_min(1e-3)
+            b = (b + c.floor + (self.offset + c.floor)*c.coupling).clamp_min(1e-3)
+            z = torch.distributions.Beta(a, b).rsample() if self.training else a/(a + b)
+            if self.hard: z = (z >= .5).float() + (z - z.detach())
+        return z, dict(kl=beta_kl(a, b, *c.prior))
+    def loss(self, p:Prediction, batch:Batch):
+        "Huber loss of the prediction plus the weighted divergence from the prior."
+        direct, kl = F.smooth_l1_loss(p.direct, batch.target), p.parts['kl'].mean()
+        return dict(loss=direct + self.cfg.kl_weight*kl, direct=direct, kl=kl)
+
+@register('seq2exp_hard', HardConfig)
+class Seq2ExpHard(Seq2ExpSoft):
+    """Seq2Exp, hard mask by a straight-through step; generator and predictor share their weights.
+    Simplified: as the soft one; bases are masked, not cut out; no learned position embedding."""
+    hard = True
+    def __init__(self, cfg:HardConfig=HardConfig()): super().__init__(cfg)

@@ -88,7 +88,7 @@ def _score_all(
         tables[model] = predict(folder, store, device=device, progress=progress)
     return pd.concat([evaluate(t).assign(model=k) for k, t in tables.items()], ignore_index=True), tables
 
-# %% ../nbs/28_cli.ipynb #c011
+# %% ../nbs/28_cli.ipynb #c012
 def _figures(
     tables:dict,  # predictions per model
     folder:Path,  # where figures go
@@ -119,7 +119,7 @@ def _run(a):
     print(wide.round(4).to_string())
     print(f'\npredictions, scores and figures: {work}')
 
-# %% ../nbs/28_cli.ipynb #c013
+# %% ../nbs/28_cli.ipynb #c014
 def _options(
     p:argparse.ArgumentParser, # of one command
     *names:str,                # which of the common options it takes
@@ -156,7 +156,7 @@ def _data_commands(add):
     p.add_argument('--accept-licence', action='store_true', help='confirm that you accept the licence that the list states')
     _options(p)
 
-# %% ../nbs/28_cli.ipynb #c014
+# %% ../nbs/28_cli.ipynb #c015
 def _model_commands(add):
     "Arguments of train, predict, evaluate and run."
     p = add('train', _train, 'train a model on the training chromosomes of a fold')
@@ -194,7 +194,7 @@ def parser()->argparse.ArgumentParser: # of the program `gxprism`
     _model_commands(add)
     return top
 
-# %% ../nbs/28_cli.ipynb #c015
+# %% ../nbs/28_cli.ipynb #c017
 def main(
     argv=None, # arguments; None for those of the process
 )->int:        # exit status: 0 done, 2 bad input, 130 interrupted

@@ -48,10 +48,12 @@ def decode(
 
 # %% ../nbs/01_sequence.ipynb #c013
 def one_hot(
-    codes:Tensor,                   # base codes 0 to 4; uint8 `(..., l)`
+    codes:Tensor,                   # base codes 0 to 4, uint8 `(..., l)`; or soft bases, float `(..., l, 4)`
     dtype:torch.dtype=torch.float32, # type of the result
 )->Tensor:                          # 1 at the base, all zeros where unknown; `(..., l, 4)`
-    "Expand codes to one-hot vectors, order A, C, G, T; a tensor not uint8 is a `ValueError`."
+    "Expand codes to one-hot vectors, order A, C, G, T; soft bases pass; else a `ValueError`."
+    soft = isinstance(codes, Tensor) and codes.is_floating_point() and codes.shape[-1:] == (4,)
+    if soft: return codes.to(dtype)
     if not isinstance(codes, Tensor) or codes.dtype != torch.uint8:
         raise ValueError(f'expected a uint8 tensor of codes'
                          f', found {getattr(codes, "dtype", type(codes))}')
