@@ -41,7 +41,7 @@ def check_export_in_sync():
         assert not (bad := differing(LIB, p/'gxprism', '*.py')), f'run nbdev_export: {bad}'
 
 def check_notebooks_clean():
-    "No execution counts, no metadata, no errors in saved outputs, no absolute paths."
+    "No execution counts, no metadata, no errors in saved outputs, no absolute paths, no dangling links."
     with tempfile.TemporaryDirectory() as t:
         p = copy_of_project(t)
         sh(Path(PY).parent/'nbdev_clean', cwd=p)
@@ -52,6 +52,8 @@ def check_notebooks_clean():
         assert not any(o['output_type'] == 'error' for o in outs), f'{nb.name}: a saved output is an error'
         text = json.dumps([c['source'] for c in d['cells']]) + json.dumps([o for o in outs if 'image/png' not in o.get('data', {})])
         assert not (m := re.search(r'/(root|home|tmp|Users)/[\w.]+', text)), f'{nb.name}: absolute path {m[0]}'
+        lost = [l for l in re.findall(r'\]\((\w+\.ipynb)\)', text) if not (NBS/l).exists()]
+        assert not lost, f'{nb.name}: links to {lost}, which do not exist'
 
 def check_import_order():
     "A notebook imports only from lower-numbered notebooks; one notebook per module, no orphans."

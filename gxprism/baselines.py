@@ -410,12 +410,13 @@ class XpressoConfig(NetConfig):
 @register('xpresso', XpressoConfig)
 class Xpresso(Net):
     """Xpresso: two convolutions over the promoter, positions kept, gene features at the end.
-    Simplified: read along the chromosome whatever the strand; dropout (at most 2 %) left out."""
+    Simplified: read along the chromosome whatever the strand; dropout (at most 2 %) left out.
+    The bottleneck leaks (slope 0.1): once its two units were off, the network would be dead."""
     def __init__(self, cfg:XpressoConfig=XpressoConfig()):
         width = (cfg.left + cfg.right)//30//10*cfg.filters
         super().__init__(cfg, width)
         self.head = nn.Sequential(nn.Linear(width + cfg.n_features, cfg.dense), nn.ReLU(),
-            nn.Linear(cfg.dense, cfg.bottleneck), nn.ReLU(), nn.Linear(cfg.bottleneck, 1))
+            nn.Linear(cfg.dense, cfg.bottleneck), nn.LeakyReLU(.1), nn.Linear(cfg.bottleneck, 1))
         self.conv = nn.Sequential(
             nn.ZeroPad1d((2, 3)), nn.Conv1d(4, cfg.d_model, 6), nn.ReLU(), nn.MaxPool1d(30),
             nn.Conv1d(cfg.d_model, cfg.filters, 9, padding=4), nn.ReLU(), nn.MaxPool1d(10))
@@ -504,14 +505,19 @@ class TokenConfig(NetConfig):
             bad.append(f'motif_width: expected an odd number, found {self.motif_width}')
         return bad
 
+# %% ../nbs/23_baselines.ipynb #c069
 class Embed(nn.Module):
     "Tokens of a window: bases, and signals if the model reads them."
-    def __init__(self, cfg:TokenConfig, signals:bool, bias:bool=True):
+    def __init__(self,
+        cfg:TokenConfig, # settings
+        signals:bool,    # whether signals are embedded too
+        bias:bool=True,  # whether their layer has a bias
+    ):
         super().__init__()
         d, w, self.stride = cfg.d_model, cfg.motif_width, cfg.stride
         self.seq = nn.Linear(4, d) if cfg.stride == 1 else nn.Conv1d(4, d, w, padding=w//2)
         if signals: self.signal = nn.Linear(cfg.n_tracks, d, bias=bias)
-    def pool(self, signals): return signals.unflatten(1, (-1, self.stride)).mean(2)
+    def pool(self, signals): return signals.unflatten(1, (-1, self.stride)).mean(2) # per token
     def forward(self,
         batch:Batch,    # `n` genes
         signals:Tensor, # scaled signals; `(n, l, s)`
@@ -522,20 +528,28 @@ class Embed(nn.Module):
         else: e = F.max_pool1d(self.seq(x.transpose(1, 2)), self.stride).transpose(1, 2)
         return e, self.signal(self.pool(signals)) if hasattr(self, 'signal') else None
 
-# %% ../nbs/23_baselines.ipynb #c069
+# %% ../nbs/23_baselines.ipynb #c070
 class OneWayMamba(nn.Module):
     "A Mamba layer that reads from left to right."
-    def __init__(self, d_model:int, d_state:int=16, d_conv:int=4, expand:int=2):
+    def __init__(self,
+        d_model:int,    # width
+        d_state:int=16, # memory cells per channel
+        d_conv:int=4,   # bases seen by the convolution
+        expand:int=2,   # inner width as a multiple of the width
+    ):
         super().__init__()
         d = expand*d_model
         self.in_proj = nn.Linear(d_model, 2*d, bias=False)
         self.out_proj = nn.Linear(d, d_model, bias=False)
         self.mamba = MambaParams(d, d_state, d_conv, -(-d_model//16))
-    def forward(self, x):
+    def forward(self,
+        x:Tensor, # activations; `(n, l, d)`
+    )->Tensor:    # what the layer adds to them; `(n, l, d)`
+        "Open, walk from left to right, gate and close."
         u, z = self.in_proj(x).chunk(2, -1)
         return self.out_proj(self.mamba(u)*F.silu(z))
 
-# %% ../nbs/23_baselines.ipynb #c070
+# %% ../nbs/23_baselines.ipynb #c071
 class Reader(Net):
     "A trunk over tokens, averaged around the TSS; a subclass defines `trunk`."
     fuse = False # whether signals are read
@@ -566,11 +580,11 @@ class CaduceusSignals(Reader):
     "Caduceus on bases and signals, joined and mapped to the width. Nothing simplified."
     fuse = True
 
-# %% ../nbs/23_baselines.ipynb #c074
+# %% ../nbs/23_baselines.ipynb #c075
 def relative_basis(
     t:int, # bins
     f:int, # numbers per offset, a multiple of 6
-    device=None,
+    device=None, # where to build it
 )->Tensor: # for offsets from `1 - t` to `t - 1`; `(2t - 1, f)` float32
     "Describe offsets between bins by exponentials, boxes and gamma densities (Enformer, methods)."
     k, new = f//6, dict(dtype=torch.float64, device=device)
@@ -584,10 +598,15 @@ def relative_basis(
     plain = torch.cat([2**(-x/half_life), box.double(), gamma/gamma.amax(0)], 1)
     return torch.cat([plain, offset.sign()*plain], 1).float()
 
-# %% ../nbs/23_baselines.ipynb #c076
+# %% ../nbs/23_baselines.ipynb #c077
 class RelativeAttention(nn.Module):
     "Attention with content and offset terms; weight names as in the public PyTorch port."
-    def __init__(self, d:int, heads:int, d_key:int, basis:int):
+    def __init__(self,
+        d:int,     # width
+        heads:int, # attention heads
+        d_key:int, # width of a key
+        basis:int, # numbers per offset
+    ):
         super().__init__()
         self.heads, self.basis, k = heads, basis, heads*d_key
         self.to_q, self.to_k = nn.Linear(d, k, bias=False), nn.Linear(d, k, bias=False)
@@ -611,17 +630,23 @@ class RelativeAttention(nn.Module):
         weights = (q + self.rel_content_bias) @ k.transpose(-1, -2) + offset.gather(-1, at)
         return self.to_out((weights.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
+# %% ../nbs/23_baselines.ipynb #c078
 class AttentionPool(nn.Module):
     "Halve the length; each channel weighs the two neighbours."
-    def __init__(self, d:int):
+    def __init__(self,
+        d:int, # channels
+    ):
         super().__init__()
         self.to_attn_logits = nn.Conv1d(d, d, 1, bias=False)
         with torch.no_grad(): self.to_attn_logits.weight.copy_(2*torch.eye(d)[..., None])
-    def forward(self, x):
+    def forward(self,
+        x:Tensor, # `(n, d, t)`, `t` even
+    )->Tensor:    # `(n, d, t/2)`
+        "Weighted mean of each pair."
         pairs = lambda y: y.unflatten(-1, (-1, 2))
         return (pairs(x)*pairs(self.to_attn_logits(x)).softmax(-1)).sum(-1)
 
-# %% ../nbs/23_baselines.ipynb #c080
+# %% ../nbs/23_baselines.ipynb #c082
 @dataclass(frozen=True)
 class EnformerConfig(NetConfig):
     "Enformer as published: 1,536 channels, eleven layers."
@@ -657,7 +682,7 @@ def _enformer_trunk(c):
     return dict(stem=stem, conv_tower=tower, transformer=nn.Sequential(*layers),
                 final_pointwise=nn.Sequential(*final))
 
-# %% ../nbs/23_baselines.ipynb #c081
+# %% ../nbs/23_baselines.ipynb #c083
 @register('enformer', EnformerConfig)
 class Enformer(Net):
     """Enformer's trunk, from scratch: convolutions to 128-base bins, attention by relative offset.
@@ -687,7 +712,7 @@ class Enformer(Net):
         self.load_state_dict(new, strict=False)
         return self
 
-# %% ../nbs/23_baselines.ipynb #c085
+# %% ../nbs/23_baselines.ipynb #c087
 def fft_conv(
     u:Tensor, # values along the sequence; `(n, l, d)`
     k:Tensor, # filter, from the base itself backwards; `(l, d)`
@@ -697,9 +722,15 @@ def fft_conv(
     f = lambda x, axis: torch.fft.rfft(x.to(precise), 2*l, dim=axis)
     return torch.fft.irfft(f(u, 1)*f(k, 0), 2*l, dim=1)[:, :l].to(u.dtype)
 
+# %% ../nbs/23_baselines.ipynb #c088
 class HyenaFilter(nn.Module):
     "A filter computed from position by a small network with sines (HyenaDNA, section 3.1)."
-    def __init__(self, d:int, width:int=64, bands:int=2, freq:float=10.):
+    def __init__(self,
+        d:int,          # channels, one filter each
+        width:int=64,   # of the network
+        bands:int=2,    # pairs of cosine and sine that describe a position
+        freq:float=10., # of the sines at the start
+    ):
         super().__init__()
         sizes = (1 + 2*bands, width, width, width)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
@@ -719,7 +750,7 @@ class HyenaFilter(nn.Module):
         for layer in self.layers: z = torch.sin(self.freq*layer(z))
         return self.out(z)*(torch.exp(-t*self.rate) + .05)
 
-# %% ../nbs/23_baselines.ipynb #c089
+# %% ../nbs/23_baselines.ipynb #c092
 @dataclass(frozen=True)
 class HyenaConfig(TokenConfig):
     "HyenaDNA at the width and depth of the other readers."
@@ -728,12 +759,19 @@ class HyenaConfig(TokenConfig):
 
 class HyenaOperator(nn.Module):
     "Gate, convolve over the whole window, gate (Hyena of order 2)."
-    def __init__(self, d:int, filter_width:int=64, max_len:int=0):
+    def __init__(self,
+        d:int,               # width
+        filter_width:int=64, # of the network that computes the filter
+        max_len:int=0,       # tokens that are one unit of position; 0 means those at hand
+    ):
         super().__init__()
         self.in_proj, self.out_proj = nn.Linear(d, 3*d), nn.Linear(d, d)
         self.short = nn.Conv1d(3*d, 3*d, 3, padding=2, groups=3*d)
         self.filter, self.max_len = HyenaFilter(d, filter_width), max_len
-    def forward(self, x):
+    def forward(self,
+        x:Tensor, # tokens; `(n, l, d)`
+    )->Tensor:    # `(n, l, d)`; ValueError if there are more than `max_len`
+        "Mix tokens with all earlier ones."
         l = x.shape[1]
         if 0 < self.max_len < l:
             raise ValueError(f'window: expected at most max_len = {self.max_len} tokens, found {l}')
@@ -743,6 +781,7 @@ class HyenaOperator(nn.Module):
         with torch.autocast(x.device.type, enabled=False): k = self.filter(l, self.max_len)
         return self.out_proj(x0*(fft_conv(v, k) + v*self.filter.bias.to(v.dtype)))
 
+# %% ../nbs/23_baselines.ipynb #c093
 @register('hyenadna', HyenaConfig)
 class HyenaDNA(Reader):
     """HyenaDNA on the sequence: causal long convolutions, filters computed from position.
@@ -755,7 +794,7 @@ class HyenaDNA(Reader):
         layers = (Residual(f()) for _ in range(cfg.n_layers) for f in (mix, feed))
         return nn.Sequential(*layers, norm())
 
-# %% ../nbs/23_baselines.ipynb #c093
+# %% ../nbs/23_baselines.ipynb #c097
 def find_elements(
     activity:Tensor, # signal, not negative; `(n, l)`
     width:int,       # bases of an element, and of the promoter in the middle
@@ -772,7 +811,7 @@ def find_elements(
     score, at = score.topk(min(k, score.shape[1]), dim=1)
     return start[at], score > -torch.inf
 
-# %% ../nbs/23_baselines.ipynb #c096
+# %% ../nbs/23_baselines.ipynb #c100
 @dataclass(frozen=True)
 class EPInformerConfig(NetConfig):
     "EPInformer as published."
@@ -791,7 +830,10 @@ class EPInformerConfig(NetConfig):
 
 class ElementEncoder(nn.Sequential):
     "DNA of an element to a vector (EPInformer, methods); `(n, 4, l)` to `(n, d)`."
-    def __init__(self, d:int, length:int):
+    def __init__(self,
+        d:int,      # width of the vector
+        length:int, # bases of an element
+    ):
         norm = lambda a, b, k, **kw: (nn.Conv1d(a, b, k, **kw), nn.BatchNorm1d(b), nn.ELU())
         w = [2*d, d, d//2, d//2, d]
         layers = [nn.ZeroPad1d((3, 4)), nn.Conv1d(4, w[0], 8), nn.ELU()]
@@ -802,21 +844,28 @@ class ElementEncoder(nn.Sequential):
         layers += [*norm(d//2, d//4, 1), nn.Linear(length//16 - 24, 4), nn.ELU(), nn.Flatten()]
         super().__init__(*layers)
 
-# %% ../nbs/23_baselines.ipynb #c097
+# %% ../nbs/23_baselines.ipynb #c101
 class ElementLayer(nn.Module):
     "Attention among elements, then a feed-forward layer; both add to their input."
-    def __init__(self, d:int, heads:int):
+    def __init__(self,
+        d:int,     # width
+        heads:int, # attention heads
+    ):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
         self.attention = nn.MultiheadAttention(d, heads, batch_first=True)
         self.feed = nn.Sequential(nn.Linear(d, 4*d), nn.ReLU(), nn.Linear(4*d, d))
-    def forward(self, x, hidden):
+    def forward(self,
+        x:Tensor,      # tokens; `(n, t, d)`
+        hidden:Tensor, # true where the row's token must not see the column's; `(n, t, t)`
+    )->Tensor:         # `(n, t, d)`
+        "Exchange, then think."
         y = self.norm1(x)
         hidden = hidden.repeat_interleave(self.attention.num_heads, 0)
         x = x + self.attention(y, y, y, attn_mask=hidden, need_weights=False)[0]
         return x + self.feed(self.norm2(x))
 
-# %% ../nbs/23_baselines.ipynb #c098
+# %% ../nbs/23_baselines.ipynb #c102
 @register('epinformer', EPInformerConfig)
 class EPInformer(Net):
     """EPInformer: promoter and candidate elements as tokens, with distance and activity.
@@ -832,7 +881,7 @@ class EPInformer(Net):
     def elements(self, batch:Batch):
         "First base, existence and bases of the promoter and then of elements; `(n, k + 1)`."
         c, l = self.cfg, batch.seq.shape[1]
-        k = min(c.max_elements, l//c.center_len)
+        k = min(c.max_elements, l//c.center_len - 1)
         start, found = find_elements(batch.signals[..., c.track].clamp_min(0), c.center_len, k)
         start = F.pad(start, (1, 0), value=(l - c.center_len)//2)
         at = start[..., None] + torch.arange(c.center_len, device=start.device)
@@ -840,17 +889,17 @@ class EPInformer(Net):
     def read(self, batch, signals):
         start, found, at = self.elements(batch)
         gene = torch.arange(len(at), device=at.device)[:, None, None]
-        seq = torch.where(found[..., None], batch.seq[gene, at], 4)
-        x = self.encoder(one_hot(seq.flatten(0, 1), signals.dtype).transpose(1, 2))
+        x = self.encoder(one_hot(batch.seq[gene, at][found], signals.dtype).transpose(1, 2))
+        x = x.new_zeros(*found.shape, x.shape[-1]).masked_scatter(found[..., None], x)
         distance = torch.log10((start - start[:, :1]).abs()[..., None] + 1.)
         extra = torch.cat([distance, signals[gene, at].mean(2)], -1).to(x.dtype)
-        x = self.join(torch.cat([x.unflatten(0, found.shape), extra], -1))
+        x = self.join(torch.cat([x, extra], -1))
         i = torch.arange(found.shape[1], device=at.device)
         hidden = (i != i[:, None]) & (i > 0) & (i[:, None] > 0) | ~found[:, None]
         for layer in self.layers: x = layer(x, hidden)
         return x[:, 0], dict(elements=start, found=found)
 
-# %% ../nbs/23_baselines.ipynb #c102
+# %% ../nbs/23_baselines.ipynb #c106
 @dataclass(frozen=True)
 class MaskConfig(TokenConfig):
     "Models that read part of the window."
@@ -885,7 +934,7 @@ class MaskedReader(Net):
         x = self.predictor((e + h)*mask[..., None].to(e.dtype))
         return center_mean(x, self.cfg.center_len, l), dict(parts, mask=mask)
 
-# %% ../nbs/23_baselines.ipynb #c104
+# %% ../nbs/23_baselines.ipynb #c108
 def call_peaks(
     signal:Tensor, # smoothed signal; `(n, l)`
     cutoff,        # height of a peak
@@ -915,7 +964,7 @@ class PeakMask(MaskedReader):
         peaks = call_peaks(self.smooth(batch), self.cutoff, self.cfg.shortest)
         return self.embed.pool(peaks[..., None])[..., 0], {}
 
-# %% ../nbs/23_baselines.ipynb #c107
+# %% ../nbs/23_baselines.ipynb #c111
 def beta_kl(
     a1:Tensor, b1:Tensor, # parameters of the first distribution; any shape
     a2:float, b2:float,   # parameters of the second
@@ -950,7 +999,7 @@ class HardConfig(Seq2ExpConfig):
     coupling:float=1.
     floor:float=0.
 
-# %% ../nbs/23_baselines.ipynb #c110
+# %% ../nbs/23_baselines.ipynb #c114
 _OFFSETS, _WEIGHTS = (1.5, .2, 1.), (2., 2., 1.) # for H3K27ac, DNase, Hi-C; then 1 for any other
 
 @register('seq2exp_soft', Seq2ExpConfig)

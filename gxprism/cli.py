@@ -200,6 +200,7 @@ def main(
 )->int:        # exit status: 0 done, 2 bad input, 130 interrupted
     "Entry point of the program `gxprism`."
     a = parser().parse_args(argv)
+    for k, v in dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0').items(): os.environ.setdefault(k, v)
     try: a.call(a)
     except (ValueError, FileNotFoundError, FileExistsError, ImportError) as e:
         print(f'gxprism {a.command}: ' + '; '.join(str(e).strip().splitlines()), file=sys.stderr)

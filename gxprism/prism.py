@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PrismConfig', 'Tokens', 'ConfounderEncoder', 'context_diversity', 'Prism', 'DirectConfig', 'DirectFusion',
-           'read_checkpoint']
+           'StandardisedConfig', 'Standardised', 'read_checkpoint']
 
 # %% ../nbs/22_prism.ipynb #c003
 import math, pickle
@@ -231,7 +231,59 @@ class DirectFusion(Prism):
     "Sequence and signals added and read once; no adjustment."
     def __init__(self, cfg:DirectConfig=DirectConfig()): super().__init__(cfg)
 
-# %% ../nbs/22_prism.ipynb #c042
+# %% ../nbs/22_prism.ipynb #c032
+@dataclass(frozen=True)
+class StandardisedConfig(DirectConfig):
+    "Direct fusion whose adjusted prediction averages over the backgrounds of other genes (ours)."
+    background:tuple=() # numbers of the background tracks along the signal axis
+    derived:tuple=()    # numbers of the features computed from a background track, which are not used
+    n_donors:int=16     # genes whose backgrounds are averaged over, m
+    window:int=2000     # bases per window
+
+    def __post_init__(self):
+        super().__post_init__()
+        for k in ('background', 'derived'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        if not self.background: raise ValueError('StandardisedConfig: background: expected at least one track of this role, found none')
+        if self.n_donors < 1: raise ValueError(f'StandardisedConfig: n_donors: expected at least 1, found {self.n_donors}')
+
+# %% ../nbs/22_prism.ipynb #c034
+@register('standardised', StandardisedConfig)
+class Standardised(DirectFusion):
+    "Direct fusion; its adjusted prediction is the g-formula over the backgrounds of training genes."
+    def __init__(self, cfg:StandardisedConfig):
+        super().__init__(cfg)
+        self.register_buffer('donors', torch.zeros(cfg.n_donors, cfg.window, len(cfg.background)))
+        self.register_buffer('usual', torch.zeros(cfg.n_features))
+
+    def calibrate(self,
+        batch:Batch, # training genes
+    ):
+        "Take the mean of the features, and donors evenly spaced in the order of their mean background."
+        super().calibrate(batch)
+        self.usual.copy_(batch.features.mean(0))
+        b = batch.signals[..., list(self.cfg.background)]
+        mean = b.mean(1)
+        order = ((mean - mean.mean(0))/mean.std(0).clamp_min(1e-6)).sum(1).argsort()
+        at = (torch.arange(self.cfg.n_donors) + .5)/self.cfg.n_donors*len(order)
+        self.donors.copy_(b[order[at.long()]])
+
+    def forward(self,
+        batch:Batch,     # `n` genes
+        want:str='both', # 'direct' (one pass), 'adjusted' (a pass per donor) or 'both'
+    )->Prediction:       # in training, the direct prediction alone
+        "Predict with the gene's own background, and averaged over the donors' backgrounds."
+        f, lost, tracks = batch.features.clone(), list(self.cfg.derived), list(self.cfg.background)
+        f[:, lost] = self.usual[lost]
+        batch = batch.replace(features=f)
+        direct = super().forward(batch, 'direct').direct if want != 'adjusted' else None
+        if want == 'direct' or self.training: return Prediction(direct=direct)
+        def given(donor): # prediction with that donor's background; `(n,)`
+            signals = batch.signals.clone()
+            signals[..., tracks] = donor.to(signals.dtype)
+            return super(Standardised, self).forward(batch.replace(signals=signals), 'direct').direct
+        return Prediction(direct=direct, adjusted=torch.stack([given(d) for d in self.donors]).mean(0))
+
+# %% ../nbs/22_prism.ipynb #c048
 class _Inert:
     "Stands for an object of a checkpoint that is not a tensor; holds and does nothing."
     def __new__(cls, *args, **kw): return object.__new__(cls)
@@ -263,7 +315,7 @@ def read_checkpoint(
         raise ValueError(f'{path}: expected a checkpoint with a state_dict of tensors')
     return dict(d)
 
-# %% ../nbs/22_prism.ipynb #c046
+# %% ../nbs/22_prism.ipynb #c052
 _RELEASED = (('seq_input_layer.', 'tokens.seq.'), ('signal_input_layer.', 'tokens.signal.'),
              ('weight_generator.', 'confounder.'), ('caduceus.backbone.', 'backbone.'), ('pToExpr.', 'head.'))
 
@@ -292,7 +344,7 @@ def _released_config(
                        n_layers=len(blocks), mode=mode, cnn_dim=len(state[conv]),
                        d_state=next((v.shape[1] for k, v in state.items() if k.endswith('A_log')), 16))
 
-# %% ../nbs/22_prism.ipynb #c047
+# %% ../nbs/22_prism.ipynb #c053
 def _from_released(cls,
     path,                # released checkpoint
     mode:str='released', # how to average: as the code that trained it, or 'paper'

@@ -26,7 +26,7 @@ from .sequence import random_reverse_complement
 from .store import Batch, GeneStore
 from .metrics import bootstrap
 from .backbone import MODELS, RMSNorm, build
-from .prism import PrismConfig
+import gxprism.baselines                  # registers the comparators
 
 # %% ../nbs/26_train.ipynb #c006
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ PRESETS = {
                    train=dict(batch_size=16, max_steps=30, warmup_steps=5, lr=5e-3, lr_last=1e-4, precision='32-true', validations=1)),
 }
 
+def _sizes(
+    store:GeneStore, # what will be trained on
+)->dict:             # model settings that a data set decides
+    "Number of tracks and features; which tracks are background, and which features come from those."
+    background = [t.name for t in store.tracks if t.role == 'background']
+    return dict(n_tracks=len(store.tracks), n_features=len(store.table.features),
+                background=tuple(i for i, t in enumerate(store.tracks) if t.name in background),
+                derived=tuple(i for i, f in enumerate(store.table.features) if set(f.derived_from) & set(background)))
+
+# %% ../nbs/26_train.ipynb #c009
 def configure(
     store:GeneStore,        # what will be trained on
     model:str='prism',      # name in the registry
@@ -92,10 +102,10 @@ def configure(
         genes = len(split_indices(store.genes, train.fold, 'train', train.target))
         steps = min(train.max_steps, max(1, p['passes']*math.ceil(genes/train.batch_size)))
         train = replace(train, max_steps=steps, warmup_steps=min(train.warmup_steps, steps//5))
-    sizes = dict(n_tracks=len(store.tracks), n_features=len(table.features), center_len=min(2000, train.window))
+    sizes = _sizes(store) | dict(center_len=min(2000, train.window), window=train.window)
     return make(**{k: v for k, v in sizes.items() if k in known[0]} | pick('model', known[0])), train
 
-# %% ../nbs/26_train.ipynb #c010
+# %% ../nbs/26_train.ipynb #c011
 def learning_rate(
     step:int,        # optimiser step, from 0
     cfg:TrainConfig, # warm-up, peak and end
@@ -105,7 +115,7 @@ def learning_rate(
     done = (step - cfg.warmup_steps)/max(1, cfg.max_steps - cfg.warmup_steps)
     return cfg.lr_last + (cfg.lr - cfg.lr_last)*(1 + math.cos(math.pi*min(done, 1)))/2
 
-# %% ../nbs/26_train.ipynb #c013
+# %% ../nbs/26_train.ipynb #c014
 def parameter_groups(
     model:nn.Module,    # to be trained
     weight_decay:float, # for those parameters that decay
@@ -117,7 +127,7 @@ def parameter_groups(
     for name, p in model.named_parameters(): split[decays(name, p)].append(p)
     return [dict(params=split[True], weight_decay=weight_decay), dict(params=split[False], weight_decay=0.)]
 
-# %% ../nbs/26_train.ipynb #c015
+# %% ../nbs/26_train.ipynb #c016
 class ChunkSampler:
     "Batches of row numbers, chunk by chunk of an endless stream of shuffled passes."
     def __init__(self,
@@ -145,7 +155,7 @@ class ChunkSampler:
         first = self.chunk*self.every
         for step in range(first, min(first + self.every, self.cfg.max_steps)): yield step, self.batch(step)
 
-# %% ../nbs/26_train.ipynb #c018
+# %% ../nbs/26_train.ipynb #c019
 class Genes(torch.utils.data.Dataset):
     "A store, read by `(step, rows)` as a data set of whole batches."
     def __init__(self, store:GeneStore, cfg:TrainConfig, augment:bool=False):
@@ -169,7 +179,7 @@ def batches(
     cuts = [(0, rows[i:i + size]) for i in range(0, len(rows), size)]
     return torch.utils.data.DataLoader(Genes(store, cfg), sampler=cuts, batch_size=None)
 
-# %% ../nbs/26_train.ipynb #c020
+# %% ../nbs/26_train.ipynb #c021
 def _pack(
     x,             # nested state
     tensors:dict,  # filled with the tensors found, by name
@@ -195,7 +205,7 @@ def _unpack(
     if kind == 'dict': return {_unpack(k, tensors): _unpack(w, tensors) for k, w in v}
     return {'list': list, 'tuple': tuple}[kind](_unpack(w, tensors) for w in v)
 
-# %% ../nbs/26_train.ipynb #c022
+# %% ../nbs/26_train.ipynb #c023
 def _write(
     path:Path,     # file
     tensors:dict,  # name -> tensor
@@ -217,7 +227,7 @@ class TensorIO(CheckpointIO):
         return _unpack(tree, load_file(path))
     def remove_checkpoint(self, path): Path(path).unlink(missing_ok=True)
 
-# %% ../nbs/26_train.ipynb #c025
+# %% ../nbs/26_train.ipynb #c026
 class Expression(L.LightningModule):
     "A model and the rules of its training."
     def __init__(self, model:nn.Module, cfg:TrainConfig):
@@ -244,7 +254,7 @@ class Expression(L.LightningModule):
         rate = lambda step: learning_rate(step, self.cfg)/self.cfg.lr
         return dict(optimizer=opt, lr_scheduler=dict(scheduler=torch.optim.lr_scheduler.LambdaLR(opt, rate), interval='step'))
 
-# %% ../nbs/26_train.ipynb #c027
+# %% ../nbs/26_train.ipynb #c028
 class Keeper(L.Callback):
     "Keep the best weights and the state of the run; show one progress bar."
     def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str):
@@ -268,7 +278,7 @@ class Keeper(L.Callback):
             _write(self.folder/'model.safetensors', {k: v.cpu().contiguous() for k, v in module.model.state_dict().items()})
     def on_train_epoch_end(self, trainer, module): trainer.save_checkpoint(self.folder/'last.safetensors')
 
-# %% ../nbs/26_train.ipynb #c030
+# %% ../nbs/26_train.ipynb #c031
 RUN_FORMAT = 'gxprism-run/1'
 
 def _inputs(
@@ -313,7 +323,7 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, config)
 
-# %% ../nbs/26_train.ipynb #c032
+# %% ../nbs/26_train.ipynb #c033
 def _train(
     module:Expression, # model and rules
     store:GeneStore,   # where to read
@@ -339,7 +349,7 @@ def _train(
         warnings.simplefilter('ignore')      # advice to start loader workers: cached windows load faster without
         trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=last if last.exists() else None)
 
-# %% ../nbs/26_train.ipynb #c033
+# %% ../nbs/26_train.ipynb #c034
 def fit(
     store:GeneStore,        # what to train on
     run,                    # folder of the run
@@ -374,7 +384,7 @@ def fit(
         (run/'last.safetensors').unlink(missing_ok=True)
     return run
 
-# %% ../nbs/26_train.ipynb #c035
+# %% ../nbs/26_train.ipynb #c036
 def load_weights(
     model:nn.Module, # freshly built
     path,            # safetensors file
@@ -409,7 +419,7 @@ def load_run(
     model = build(c['model'], c['model_config'])
     return TrainedRun(load_weights(model, run/'model.safetensors').eval(), TrainConfig(**c['train_config']), c)
 
-# %% ../nbs/26_train.ipynb #c037
+# %% ../nbs/26_train.ipynb #c038
 def _device(
     name:str, # 'auto', 'cpu' or 'gpu'
 )->torch.device:
@@ -446,7 +456,7 @@ def predict(
     return pd.DataFrame(dict(gene_id=g.gene_id, chrom=g.chrom, split=g[r.train.fold], observed=g[r.train.target],
                              direct=y[0], adjusted=y[1])).reset_index(drop=True)
 
-# %% ../nbs/26_train.ipynb #c039
+# %% ../nbs/26_train.ipynb #c040
 def evaluate(
     predictions:pd.DataFrame, # from `predict`
     split:str='test',         # part of the fold to score: 'train', 'valid' or 'test'
@@ -463,7 +473,7 @@ def evaluate(
     out = pd.concat(parts, ignore_index=True).assign(n=len(scored), unlabelled=len(p) - len(scored))
     return out[['prediction', 'metric', 'value', 'low', 'high', 'n', 'unlabelled']]
 
-# %% ../nbs/26_train.ipynb #c041
+# %% ../nbs/26_train.ipynb #c042
 def train_one(
     store:str,           # folder of the store
     runs:str,            # folder that holds the runs
