@@ -26,7 +26,8 @@ from .sequence import random_reverse_complement
 from .store import Batch, GeneStore
 from .metrics import bootstrap
 from .backbone import MODELS, RMSNorm, build
-import gxprism.baselines                  # registers the comparators
+import gxprism.baselines   # registers the comparators
+import gxprism.prism       # registers Prism, direct fusion and the standardised model
 
 # %% ../nbs/26_train.ipynb #c006
 @dataclass(frozen=True)
