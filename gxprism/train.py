@@ -98,6 +98,9 @@ def configure(
         raise ValueError(f'unknown option(s) {sorted(unknown)} for model {model!r}')
     pick = lambda part, names: {k: v for k, v in {**p[part], **changes}.items() if k in names}
     where = dict(target=target or table.targets[0].column, fold=fold or table.default_fold)
+    there = dict(target=[t.column for t in table.targets], fold=list(table.folds))
+    for k, names in there.items():
+        if where[k] not in names: raise ValueError(f'{k}: expected one of {names}, found {where[k]!r}')
     train = TrainConfig(**where | pick('train', known[1]))
     if p.get('passes') and 'max_steps' not in changes:
         genes = len(split_indices(store.genes, train.fold, 'train', train.target))
