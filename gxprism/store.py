@@ -50,6 +50,7 @@ def _problem(
     except (ValueError, FileNotFoundError, KeyError, TypeError) as e:
         problems += str(e).strip('"\'').split('\n')
 
+# %% ../nbs/04_store.ipynb #c009
 @dataclass(frozen=True)
 class DatasetSpec:
     "What the files of a data set mean; paths are relative to `root`."
@@ -95,7 +96,7 @@ class DatasetSpec:
         return dict(format=FORMAT, name=self.name, assembly=self.assembly, fasta=self.fasta,
                     genes=self.genes.to_dict(), tracks=[t.to_dict() for t in self.tracks])
 
-# %% ../nbs/04_store.ipynb #c015
+# %% ../nbs/04_store.ipynb #c016
 @dataclass(frozen=True)
 class Batch:
     "Inputs and target of `n` genes."
@@ -115,7 +116,7 @@ class Batch:
         names = ('seq', 'signals', 'features', 'target')
         return replace(self, **{k: getattr(self, k).to(device, **kw) for k in names})
 
-# %% ../nbs/04_store.ipynb #c017
+# %% ../nbs/04_store.ipynb #c018
 STORE_FORMAT = 'gxprism-store/1'
 
 def _source_files(
@@ -152,7 +153,7 @@ def _sources(
                       sha256=k['sha256'] if same else _sha256(root/f))
     return out
 
-# %% ../nbs/04_store.ipynb #c019
+# %% ../nbs/04_store.ipynb #c020
 def _contact_bins(
     length:int, # window plus margins, in bases
     size:int,   # bin size, in bases
@@ -183,7 +184,7 @@ def _fill_rows(
         missing[t.name] += _fill_contacts(folder, spec, t, k, chrom, rows, tss, half)
     return missing
 
-# %% ../nbs/04_store.ipynb #c020
+# %% ../nbs/04_store.ipynb #c021
 def _fill_contacts(
     folder:Path,      # store under construction
     spec:DatasetSpec, # data set
@@ -202,7 +203,7 @@ def _fill_contacts(
         values[rows[i], :len(x)], first[rows[i]], gaps = x, bin0, gaps + g
     return gaps
 
-# %% ../nbs/04_store.ipynb #c022
+# %% ../nbs/04_store.ipynb #c023
 def _keep(
     spec:DatasetSpec,    # data set
     genes:pd.DataFrame,  # validated table
@@ -234,7 +235,7 @@ def _allocate(
         new(f'first_{k}.npy', (n,), np.int64)
     return sizes
 
-# %% ../nbs/04_store.ipynb #c023
+# %% ../nbs/04_store.ipynb #c024
 def _build(
     folder:Path,       # empty folder to fill
     spec:DatasetSpec,  # data set
@@ -262,7 +263,7 @@ def _build(
                            filled=missing, counts=counts)
     (folder/'manifest.json').write_text(json.dumps(manifest, indent=1))
 
-# %% ../nbs/04_store.ipynb #c025
+# %% ../nbs/04_store.ipynb #c026
 def _core(
     manifest:dict, # of a store
 )->dict:           # the part that decides its content
@@ -291,7 +292,7 @@ def _make_room(
     out.parent.mkdir(parents=True, exist_ok=True)
     for stale in out.parent.glob(f'.{out.name}.partial-*'): shutil.rmtree(stale, ignore_errors=True)
 
-# %% ../nbs/04_store.ipynb #c026
+# %% ../nbs/04_store.ipynb #c027
 def prepare(
     spec,                 # `DatasetSpec`, `dataset.json`, or the folder that holds it
     out,                  # folder of the store, made by this call
@@ -323,7 +324,7 @@ def prepare(
     os.replace(part, out)
     return GeneStore(out)
 
-# %% ../nbs/04_store.ipynb #c028
+# %% ../nbs/04_store.ipynb #c029
 def _columns(
     rows:np.ndarray, # rows of a store; `(n,)`
     width:int,       # bases stored per gene
@@ -350,7 +351,7 @@ def _expand_contacts(
     bins = (start[:, None] + np.arange(window))//size - first[:, None]
     return np.take_along_axis(values, bins, 1)
 
-# %% ../nbs/04_store.ipynb #c030
+# %% ../nbs/04_store.ipynb #c031
 def changed_sources(
     manifest:dict, # of a store
 )->list[str]:      # names of source files whose content differs now; files no longer there are not counted
@@ -360,7 +361,7 @@ def changed_sources(
     now = _sources(root, here, known)
     return [f for f in here if now[f]['sha256'] != known[f]['sha256']]
 
-# %% ../nbs/04_store.ipynb #c031
+# %% ../nbs/04_store.ipynb #c032
 class _Opened:
     "The files of a store, opened but not read."
     def __init__(self,
@@ -387,7 +388,7 @@ class _Opened:
             warnings.warn(f'{self.path.name}: made from files that have changed since '
                           f'({", ".join(changed)}); prepare it again')
 
-# %% ../nbs/04_store.ipynb #c033
+# %% ../nbs/04_store.ipynb #c034
 def _gather_signals(
     store:_Opened,   # where to read
     rows:np.ndarray, # rows; `(n,)`
@@ -407,7 +408,7 @@ def _gather_signals(
         out[..., i] = t.apply(x)
     return out
 
-# %% ../nbs/04_store.ipynb #c034
+# %% ../nbs/04_store.ipynb #c035
 class GeneStore(_Opened):
     "Windows of all genes of a data set, memory-mapped; FileNotFoundError or ValueError if `path` holds none."
     def __len__(self): return len(self.genes)
