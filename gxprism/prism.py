@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PrismConfig', 'Tokens', 'ConfounderEncoder', 'context_diversity', 'Prism', 'DirectConfig', 'DirectFusion',
-           'StandardisedConfig', 'Standardised', 'read_checkpoint']
+           'StandardisedConfig', 'Standardised', 'ProfileConfig', 'ramps', 'ProfilePrism', 'read_checkpoint']
 
 # %% ../nbs/22_prism.ipynb #c003
 import math, pickle
@@ -137,6 +137,12 @@ class Prism(nn.Module):
             getattr(self, f'{name}_mean').copy_(x.mean(0))
             getattr(self, f'{name}_std').copy_(x.std(0).clamp_min(1e-6))
 
+    def side(self,
+        batch:Batch, # `n` genes
+    )->Tensor:       # scaled features; `(n, r)`
+        "Numbers per gene that join the pooled hidden state in the head."
+        return (batch.features - self.feature_mean)/self.feature_std
+
     def forward(self,
         batch:Batch,      # `n` genes
         want:str='both',  # 'direct' (one pass), 'adjusted' (k passes) or 'both' (1 + k)
@@ -193,7 +199,7 @@ def _predict(
     if contexts is not None: copies += [e + h*a[:, None] for a in contexts.to(h.dtype).unbind(1)]
     pooled = _pool(m.backbone(torch.cat(copies)), cfg.center_len//cfg.stride).unflatten(0, (len(copies), -1))
     with torch.autocast(e.device.type, enabled=False):
-        pooled, f = pooled.float(), ((batch.features - m.feature_mean)/m.feature_std).float()
+        pooled, f = pooled.float(), m.side(batch).float()
         if contexts is not None and cfg.mode == 'released':
             pooled = torch.cat([pooled[:direct], pooled[int(direct):].mean(0, keepdim=True)])
         y = m.head(torch.cat([pooled, f.expand(len(pooled), -1, -1)], -1)).squeeze(-1)    # (copies, n)
@@ -282,6 +288,60 @@ class Standardised(DirectFusion):
             signals[..., tracks] = donor.to(signals.dtype)
             return super(Standardised, self).forward(batch.replace(signals=signals), 'direct').direct
         return Prediction(direct=direct, adjusted=torch.stack([given(d) for d in self.donors]).mean(0))
+
+# %% ../nbs/22_prism.ipynb #n0386791836
+@dataclass(frozen=True)
+class ProfileConfig(PrismConfig):
+    "Prism whose head also reads the signal profile around the TSS, every number as ramps (ours)."
+    bins:int=20       # bins of the profile over the centre; divides `center_len`
+    ramps:int=16      # pieces of each number, between quantiles of the training genes
+    hidden:int=256    # width of the head
+    dropout:float=.2  # in the head
+
+    def __post_init__(self):
+        super().__post_init__()
+        bad = [f'{k}: expected at least 1, found {getattr(self, k)}'
+               for k in ('bins', 'ramps', 'hidden') if getattr(self, k) < 1]
+        if not 0 <= self.dropout < 1: bad.append(f'dropout: expected 0 to 1, found {self.dropout}')
+        if not bad and self.center_len % self.bins:
+            bad.append(f'bins: expected a divisor of center_len = {self.center_len}, found {self.bins}')
+        if bad: raise ValueError('ProfileConfig: ' + '; '.join(bad))
+
+# %% ../nbs/22_prism.ipynb #n4918368990
+def ramps(
+    x:Tensor,     # numbers; `(n, j)`
+    edges:Tensor, # ascending edges of each number's pieces; `(j, p + 1)`
+)->Tensor:        # share of each piece that lies below the number, 0 to 1; `(n, j*p)`
+    "Encode numbers piece by piece; a piece without width is a step."
+    width = edges.diff(dim=1).clamp_min(1e-6)
+    return ((x[..., None] - edges[:, :-1])/width).clamp(0, 1).flatten(1)
+
+@register('prism_profile', ProfileConfig)
+class ProfilePrism(Prism):
+    "Prism with the profile of its signals and ramps in the head."
+    def __init__(self, cfg:ProfileConfig=ProfileConfig()):
+        super().__init__(cfg)
+        j, h, drop = cfg.n_features + cfg.n_tracks*cfg.bins, cfg.hidden, cfg.dropout
+        self.register_buffer('edges', torch.arange(cfg.ramps + 1.).repeat(j, 1))
+        self.head = nn.Sequential(
+            nn.Linear(cfg.d_model + j*cfg.ramps, h), nn.ReLU(), nn.Dropout(drop),
+            nn.Linear(h, h), nn.ReLU(), nn.Dropout(drop), nn.Linear(h, 1))
+
+    def numbers(self, batch:Batch)->Tensor: # `(n, r + s*bins)`
+        "Features, and the mean of every track in every bin of the centre, as stored."
+        c, l = self.cfg, batch.signals.shape[1]
+        x = batch.signals[:, (l - c.center_len)//2:][:, :c.center_len]
+        return torch.cat([batch.features, x.unflatten(1, (c.bins, -1)).mean(2).flatten(1)], 1)
+
+    def calibrate(self, batch:Batch):
+        "Take scales, and the quantiles of every number, from training genes."
+        super().calibrate(batch)
+        at = torch.linspace(0, 1, self.cfg.ramps + 1)
+        self.edges.copy_(torch.quantile(self.numbers(batch).float(), at, dim=0).T)
+
+    def side(self, batch:Batch)->Tensor: # `(n, (r + s*bins)*ramps)`
+        "Every number as ramps."
+        return ramps(self.numbers(batch).float(), self.edges)
 
 # %% ../nbs/22_prism.ipynb #c048
 class _Inert:

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'STORE_FORMAT', 'DatasetSpec', 'Batch', 'FastBigWig', 'bigw
            'GeneStore', 'CompactStore']
 
 # %% ../nbs/04_store.ipynb #c003
-import hashlib, json, os, shutil, tempfile, warnings
+import copy, hashlib, json, os, shutil, tempfile, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .sequence import Genome, resolve_chrom
+from .sequence import Genome, orient, resolve_chrom
 from .signals import BigWig, Track, fill, open_track
 from .genes import GeneTableSpec, read_genes, split_indices
 
@@ -424,6 +424,7 @@ class _Opened:
         self.window, self.margin = m['window'], m['margin']
         self.genes = pd.read_parquet(self.path/'genes.parquet')
         self._id, self._tss = self.genes.gene_id.to_numpy(object), self.genes.tss.to_numpy()
+        self._strand = self.genes.strand.to_numpy(object)
         self._targets = {t.column: self.genes[t.column].to_numpy(np.float32) for t in self.table.targets}
         load = lambda f: np.asarray(np.load(self.path/f, mmap_mode='r')) # a plain view: cheaper to index
         self._seq, self._signals = load('bases.npy'), load('signals.npy')
@@ -431,7 +432,7 @@ class _Opened:
                           for k, size in enumerate(m['contact_bin_sizes'])]
         cols = [f.apply(self.genes[f.column].to_numpy(np.float64)) for f in self.table.features]
         self._features = np.stack(cols, 1) if cols else np.zeros((len(self.genes), 0))
-        self._features = self._features.astype(np.float32)
+        self._features, self._oriented = self._features.astype(np.float32), False
         if check and (changed := changed_sources(m)):
             warnings.warn(f'{self.path.name}: made from files that have changed since '
                           f'({", ".join(changed)}); prepare it again')
@@ -465,7 +466,14 @@ class GeneStore(_Opened):
     @property
     def fingerprint(self)->str: # sha256
         "Identity of the content: equal for equal files and settings, wherever they lie."
-        return hashlib.sha256(json.dumps(_core(self.manifest), sort_keys=True).encode()).hexdigest()
+        core = _core(self.manifest) | (dict(oriented=True) if self._oriented else {})
+        return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()
+
+    def oriented(self)->'GeneStore': # the same arrays; another fingerprint
+        "A view of the store that shows every gene in its own direction, 5' to 3' (ours, not the paper's)."
+        view = copy.copy(self)
+        view._oriented = True
+        return view
 
     def batch(self,
         indices,         # rows of the store; `(n,)` integers
@@ -482,7 +490,10 @@ class GeneStore(_Opened):
         y = self._targets[target][rows] if target else np.full(len(rows), np.nan, np.float32)
         seq = np.ascontiguousarray(_take(self._seq, rows, l, shift))
         signals, features = _gather_signals(self, rows, l, shift), self._features[rows]
-        return Batch(*map(torch.from_numpy, (seq, signals, features, y)), gene_id=tuple(self._id[rows]))
+        b = Batch(*map(torch.from_numpy, (seq, signals, features, y)), gene_id=tuple(self._id[rows]))
+        if not self._oriented: return b
+        seq, signals = orient(b.seq, b.signals, self._strand[rows])
+        return b.replace(seq=seq, signals=signals)
 
 # %% ../nbs/04_store.ipynb #f006
 class CompactStore:

@@ -292,7 +292,8 @@ def _inputs(
     "The part of a store that a model's weights depend on."
     spec = store.manifest['spec']
     tracks = [{k: t.get(k) for k in ('name', 'role', 'kind', 'transform', 'missing', 'resolution')} for t in spec['tracks']]
-    return dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'])
+    seen = dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'])
+    return seen | (dict(oriented=True) if store._oriented else {})
 
 def _difference(
     a:dict, b:dict, # nested settings
@@ -524,12 +525,14 @@ def train_one(
     seed:int,            # of initialisation and of the order of genes
     preset:str='laptop', # see `PRESETS`
     device:str='auto',   # 'auto', 'cpu' or 'gpu'
+    oriented:bool=False, # read every gene in its own direction
     **changes,           # any field of the two configurations
 )->dict:                 # run folder's name, best validation error, and seconds of training
     "Train and predict one configuration; `predictions.parquet` in its folder holds every gene."
     import time
     parts = [model, preset, *(f'{k}={v}' for k, v in sorted(changes.items())), f'seed={seed}']
-    folder, data, start = Path(runs)/','.join(parts), GeneStore(store), time.monotonic()
+    parts, data, start = parts + ['oriented']*oriented, GeneStore(store), time.monotonic()
+    folder, data = Path(runs)/','.join(parts), data.oriented() if oriented else data
     fit(data, folder, model, preset, seed=seed, device=device, progress=False, **changes)
     seconds, table = time.monotonic() - start, predict(folder, data, device=device)
     tmp = folder/f'.predictions.{os.getpid()}'
