@@ -140,9 +140,9 @@ def check_gpu_script():
         nb.write_text(json.dumps(book))
         (p/'.gxprism').mkdir(); (p/'.gxprism'/'slow').touch()
         before, env = nb.read_bytes(), dict(PYTHONPATH=str(p), GXPRISM_DATA='')
-        call = lambda size, minutes, ok=0: subprocess.run([PY, p/'.ci'/'gpu.py', '--allow-cpu', '--no-checks', '--only', '42', '--size', size, '--out', out,
+        call = lambda size, minutes, out=out: subprocess.run([PY, p/'.ci'/'gpu.py', '--allow-cpu', '--no-checks', '--only', '42', '--size', size, '--out', out,
             '--minutes', f'42={minutes}'], cwd=p, env=ENV | env, capture_output=True, text=True)
-        said = call('laptop', .2)
+        said = call('laptop', .4)
         assert 'out of time' in said.stdout and '1 configurations finished' in said.stdout, said.stdout + said.stderr
         assert nb.read_bytes() == before and not result.exists()
         (p/'.gxprism'/'slow').unlink()
@@ -151,7 +151,7 @@ def check_gpu_script():
         assert 'already done' in call('laptop', 1).stdout
         kept = result.read_bytes()
         nb.write_text(nb.read_text().replace('3)]', '4)]'))
-        said = call('smoke', 1)
+        said = call('smoke', 1, Path(t)/'other')
         assert said.returncode and 'refused' in said.stdout and result.read_bytes() == kept, said.stdout + said.stderr
         nb.write_bytes(before); result.unlink()
         said = sh(PY, p/'.ci'/'gpu.py', '--take', out, cwd=p, **env)
