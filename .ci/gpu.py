@@ -442,7 +442,12 @@ def keepsakes(root, limit):
     for f in files_in(root):
         if {'gpu', 'store', 'cells'} & set(f.relative_to(root).parts[:-1]) or runs & set(f.parents): continue
         if f.stat().st_size < 1e6: groups.append((0, [f]))
-    groups += [(1, files_in(d)) for d in sorted(root.rglob('cells')) if d.is_dir()]     # drawn anew it would be another data set
+    lost = []            # a simulated cell line drawn anew is another data set: what was trained on it stays only with it
+    for d in [d for d in sorted(root.rglob('cells')) if (d/'genes.tsv').exists()]:
+        if sum(f.stat().st_size for f in files_in(d)) < limit/2: groups.append((1, files_in(d))); continue
+        lost += [m.parent.parent for m in d.parent.glob('*/store/manifest.json') if sha256(d/'genes.tsv') in m.read_text()]
+    inside = lambda f: any(d in f.parents for d in lost)
+    groups, runs = [g for g in groups if not inside(g[1][0])], {r for r in runs if not inside(r)}
     for r in sorted(runs):
         if {'gpu', 'store'} & set(r.relative_to(root).parts): continue
         whole = files_in(r)
