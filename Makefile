@@ -1,6 +1,11 @@
 # make run [DATA=folder]   the main job: store, direct fusion and Prism, scores, figures
 # make test                every check of the project; ends with "N passed, N failed"
 # make notebooks           execute every notebook in place (minutes to an hour)
+# make wheels              download what a machine with a GPU and no network lacks
+# make gpu-data DATA=...   compact, verified copy of the real data for it
+# make gpu-plan            which notebooks run there, in which order, for how long
+# make gpu [GPU='...']     there: check the kernels, execute the experiments at full size, collect
+# make gpu-take FROM=...   bring home what it collected
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
@@ -21,4 +26,19 @@ notebooks: .venv/ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-.PHONY: run test notebooks
+wheels: .venv/ready
+	$(BIN)/python .ci/gpu.py --wheels
+
+gpu-data: .venv/ready
+	$(BIN)/python .ci/gpu.py --data $(DATA)
+
+gpu-plan: .venv/ready
+	$(BIN)/python .ci/gpu.py --plan
+
+gpu:
+	$(PYTHON) .ci/gpu.py $(GPU)
+
+gpu-take: .venv/ready
+	$(BIN)/python .ci/gpu.py --take $(FROM)
+
+.PHONY: run test notebooks wheels gpu-data gpu-plan gpu gpu-take

@@ -118,6 +118,45 @@ def check_wheel():
                 f"for m in {names!r}.split(): importlib.import_module('gxprism.' + m)\nfrom gxprism.cli import main; main(['--help'])")
         sh(t/'venv'/'bin'/'python', '-I', '-c', code, cwd=t)
 
+def check_gpu_script():
+    "The script for a GPU plans, executes, is interrupted, continues, protects larger results and brings them home."
+    sys.path.insert(0, str(ROOT/'.ci'))
+    import gpu
+    assert not (bad := gpu.disagreements((ROOT/'.ci'/'gpu-wheels.txt').read_text(), (ROOT/'constraints.txt').read_text())), bad
+    assert gpu.disagreements('a-b==1', 'A_b==2') and gpu.calls({'a': 6, 'b': 3, 'c': 2}, 9.5) == [['a', 'b'], ['c']]
+    ranks = [gpu.worse(*x, dict(size='laptop', kind='GPU')) for x in (('smoke', 'GPU'), ('full', 'CPU'), ('laptop', 'GPU'), ('full', 'GPU'))]
+    assert ranks == [True, True, False, False], ranks
+    assert gpu.find(dict(a=dict(max_steps=7)), 'max_steps', 1) == 7 and '42_exp_prism' in sh(PY, ROOT/'.ci'/'gpu.py', '--plan')
+    with tempfile.TemporaryDirectory() as t:
+        p, out = copy_of_project(t), Path(t)/'out'
+        for f in [*(p/'nbs').glob('4*.ipynb'), *(p/'data'/'results').glob('*')]: f.unlink()
+        source = ('#| run\nimport time\nfrom gxprism.record import Run, load, repo_root, size, sweep\n'
+                  'def square(x): time.sleep(2*(x == 2 and (repo_root()/".gxprism"/"slow").exists())*30); return dict(y=x*x)\n'
+                  'rows = sweep([dict(x=x) for x in (1, 2, 3)], square, repo_root()/".gxprism"/"tiny", progress=False)\n'
+                  'Run("exp_tiny", size=size(), device="cpu").save(rows);')
+        cell = lambda i, s: dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s)
+        book = dict(cells=[cell(1, source), cell(2, 'print(load("exp_tiny").block())')], metadata={}, nbformat=4, nbformat_minor=5)
+        nb, result = p/'nbs'/'42_exp_tiny.ipynb', p/'data'/'results'/'exp_tiny.json'
+        nb.write_text(json.dumps(book))
+        (p/'.gxprism').mkdir(); (p/'.gxprism'/'slow').touch()
+        before, env = nb.read_bytes(), dict(PYTHONPATH=str(p), GXPRISM_DATA='')
+        call = lambda size, minutes, out=out: subprocess.run([PY, p/'.ci'/'gpu.py', '--allow-cpu', '--no-checks', '--only', '42', '--size', size, '--out', out,
+            '--minutes', f'42={minutes}'], cwd=p, env=ENV | env, capture_output=True, text=True)
+        said = call('laptop', .4)
+        assert 'out of time' in said.stdout and '1 configurations finished' in said.stdout, said.stdout + said.stderr
+        assert nb.read_bytes() == before and not result.exists()
+        (p/'.gxprism'/'slow').unlink()
+        said = call('laptop', 1)
+        assert '| done ' in said.stdout and '2 configurations finished, 3 stored' in said.stdout, said.stdout + said.stderr
+        assert 'already done' in call('laptop', 1).stdout
+        kept = result.read_bytes()
+        nb.write_text(nb.read_text().replace('3)]', '4)]'))
+        said = call('smoke', 1, Path(t)/'other')
+        assert said.returncode and 'refused' in said.stdout and result.read_bytes() == kept, said.stdout + said.stderr
+        nb.write_bytes(before); result.unlink()
+        said = sh(PY, p/'.ci'/'gpu.py', '--take', out, cwd=p, **env)
+        assert 'edited' not in said and 'LAPTOP CPU' in nb.read_text() and result.read_bytes() == kept, said
+
 def test_notebook(nb):
     "Execute one notebook as nbdev_test does, in a process of its own."
     flags = ['--flags', 'data'] if os.environ.get('GXPRISM_DATA') else []
