@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PrismConfig', 'motif_forward', 'motif_backward', 'motif_tokens', 'Tokens', 'ConfounderEncoder', 'context_diversity',
-           'Prism', 'DirectConfig', 'DirectFusion', 'StandardisedConfig', 'Standardised', 'read_checkpoint']
+           'Prism', 'DirectConfig', 'DirectFusion', 'StandardisedConfig', 'Standardised', 'ProfileConfig', 'ramps',
+           'ProfilePrism', 'ProfileOnly', 'read_checkpoint']
 
 # %% ../nbs/22_prism.ipynb #c003
 import math, pickle
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -414,6 +415,24 @@ class ProfilePrism(Prism):
     def side(self, batch:Batch)->Tensor: # `(n, (r + s*bins)*ramps)`
         "Every number as ramps."
         return ramps(self.numbers(batch).float(), self.edges)
+
+# %% ../nbs/22_prism.ipynb #n1385337002
+@register('profile', ProfileConfig)
+class ProfileOnly(ProfilePrism):
+    "The head of `prism_profile` without a backbone; settings of the backbone have no effect."
+    def __init__(self, cfg:ProfileConfig=ProfileConfig()):
+        super().__init__(cfg)
+        del self.tokens, self.backbone
+        if cfg.n_contexts: del self.confounder
+        self.head[0] = nn.Linear(self.head[0].in_features - cfg.d_model, cfg.hidden)
+
+    def forward(self,
+        batch:Batch,     # `n` genes
+        want:str='both', # 'direct' or 'both', which are the same here
+    )->Prediction:       # `direct` alone
+        "Predict from the numbers; ValueError if the batch does not fit the configuration."
+        _check(replace(self.cfg, n_contexts=0), batch, want)
+        return Prediction(direct=self.head(self.side(batch)).squeeze(-1))
 
 # %% ../nbs/22_prism.ipynb #c048
 class _Inert:

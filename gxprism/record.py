@@ -494,7 +494,7 @@ def _submit(todo, executor):
     from submitit.helpers import as_completed as completed
     with executor.batch(): jobs = [executor.submit(_one, *t) for t in todo]
     config = {id(job): t[0] for job, t in zip(jobs, todo)}
-    for job in completed(jobs):
+    for job in completed(jobs, poll_frequency=1):
         try: error = job.result()
         except Exception as e: error = f'{type(e).__name__}: {e}'
         yield config[id(job)], error

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler',
-           'Genes', 'batches', 'TensorIO', 'Expression', 'Keeper', 'fit', 'load_weights', 'TrainedRun', 'load_run',
-           'predict', 'evaluate', 'train_one']
+           'together', 'Genes', 'batches', 'TensorIO', 'Expression', 'Keeper', 'fit', 'load_weights', 'TrainedRun',
+           'load_run', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import json, math, os, warnings
@@ -160,6 +160,13 @@ class ChunkSampler:
         first = self.chunk*self.every
         for step in range(first, min(first + self.every, self.cfg.max_steps)): yield step, self.batch(step)
 
+# %% ../nbs/26_train.ipynb #n1502258997
+def together()->tuple: # number of this process, and how many there are
+    "Which of the processes that train one model together this one is; `(0, 1)` where it is alone."
+    dist = torch.distributed
+    on = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
+
 # %% ../nbs/26_train.ipynb #c019
 class Genes(torch.utils.data.Dataset):
     "A store, read by `(step, rows)` as a data set of whole batches."
@@ -170,9 +177,13 @@ class Genes(torch.utils.data.Dataset):
         rng = np.random.default_rng([c.seed, 1, step])
         shift = rng.integers(-c.max_shift, c.max_shift + 1, len(rows)) if self.augment and c.max_shift else 0
         b = self.store.batch(rows, c.target, c.window, shift)
-        if not (self.augment and c.reverse_complement): return b
-        seq, signals = random_reverse_complement(b.seq, b.signals, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        return b.replace(seq=seq, signals=signals)
+        if self.augment and c.reverse_complement:
+            g = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            seq, signals = random_reverse_complement(b.seq, b.signals, g)
+            b = b.replace(seq=seq, signals=signals)
+        rank, n = together()
+        if not self.augment or n == 1: return b
+        return b.replace(**{f.name: getattr(b, f.name)[rank::n] for f in fields(b)})
 
 def batches(
     store:GeneStore, # where to read
@@ -244,7 +255,10 @@ class Expression(L.LightningModule):
     def training_step(self, batch, i):
         parts = self.model.loss(self.model(batch), batch)
         self.log_dict({f'train/{k}': v.detach() for k, v in parts.items()}, on_step=False, on_epoch=True, batch_size=len(batch))
-        return parts['loss']
+        n = together()[1]
+        if n == 1: return parts['loss']
+        whole = self.trainer.strategy.reduce(torch.tensor(float(len(batch)), device=self.device), reduce_op='sum')
+        return parts['loss']*(n*len(batch)/whole)      # shares may differ by a gene
     def validation_step(self, batch, i):
         p = self.model(batch)
         for name, score in self.scores.items():
@@ -270,7 +284,8 @@ class Keeper(L.Callback):
     def on_save_checkpoint(self, trainer, module, checkpoint): del checkpoint['loops']
     def on_train_start(self, trainer, module):
         from tqdm.auto import tqdm
-        self.bar = tqdm(total=self.sampler.cfg.max_steps, initial=self.done, desc=self.label, unit='step', disable=not self.progress)
+        self.bar = tqdm(total=self.sampler.cfg.max_steps, initial=self.done, desc=self.label, unit='step',
+                        disable=not (self.progress and trainer.is_global_zero))
     def on_train_batch_end(self, *args):
         self.done += 1
         self.bar.update()
@@ -280,7 +295,7 @@ class Keeper(L.Callback):
         self.bar.set_postfix_str(f'val mse {mse:.3f}')
         if mse < self.best:
             self.best, self.best_step = mse, self.done
-            _write(self.folder/'model.safetensors', {k: v.cpu().contiguous() for k, v in module.model.state_dict().items()})
+            if trainer.is_global_zero: _write(self.folder/'model.safetensors', {k: v.cpu().contiguous() for k, v in module.model.state_dict().items()})
     def on_train_epoch_end(self, trainer, module): trainer.save_checkpoint(self.folder/'last.safetensors')
 
 # %% ../nbs/26_train.ipynb #c031
@@ -337,8 +352,9 @@ def _train(
     keeper:Keeper,     # what to keep, and the stream of batches
     device:str,        # Lightning accelerator
     stop_after:int,    # chunks after which to stop; None for the end
-):
-    "Train from where the run stands to its end, quietly, on one device."
+    devices:int=1, nodes:int=1, # processes a node, and nodes
+)->bool:               # whether this process speaks for all
+    "Train from where the run stands to its end, quietly."
     import logging
     from lightning.pytorch.loggers import CSVLogger
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
@@ -346,7 +362,8 @@ def _train(
     if last.exists():
         sampler.first = TensorIO().load_checkpoint(last)['callbacks']['Keeper']['done']//sampler.every
     log = CSVLogger(run, name='log', version=f'from_chunk_{sampler.first}')
-    trainer = L.Trainer(accelerator=device, devices=1, precision=cfg.precision, logger=log, callbacks=[keeper],
+    many = dict(strategy='ddp', use_distributed_sampler=False, sync_batchnorm=torch.cuda.is_available()) if devices*nodes > 1 else {}
+    trainer = L.Trainer(accelerator=device, devices=devices, num_nodes=nodes, **many, precision=cfg.precision, logger=log, callbacks=[keeper],
                         max_epochs=min(sampler.chunks - sampler.first, stop_after or sampler.chunks), gradient_clip_val=cfg.clip,
                         plugins=[TensorIO()], num_sanity_val_steps=0, enable_checkpointing=False, log_every_n_steps=sampler.every,
                         enable_progress_bar=False, enable_model_summary=False, default_root_dir=run)
@@ -354,6 +371,7 @@ def _train(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')      # advice to start loader workers: cached windows load faster without
         trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=last if last.exists() else None)
+    return trainer.is_global_zero
 
 # %% ../nbs/26_train.ipynb #c034
 def fit(
@@ -366,6 +384,8 @@ def fit(
     progress:bool=True,     # show a progress bar
     device:str='auto',      # Lightning accelerator: 'auto', 'cpu' or 'gpu'
     stop_after:int=None,    # stop after so many chunks, as if interrupted (for tests)
+    devices:int=1,          # processes (GPUs) on each node
+    nodes:int=1,            # nodes; more than one under torchrun or SLURM
     **changes,              # any field of the two configurations
 )->Path:                    # the folder; ValueError on bad options or a folder of another run
     "Train a model on the labelled training genes of a fold and keep the weights best on its validation genes."
@@ -376,6 +396,9 @@ def fit(
     if not len(valid):
         raise ValueError(f'no labelled validation gene for target {tcfg.target!r} in fold {tcfg.fold!r}')
     stream = ChunkSampler(train, tcfg)
+    least = len(train) % tcfg.batch_size or tcfg.batch_size
+    if least < devices*nodes:
+        raise ValueError(f'devices: {devices*nodes} processes cannot share the last batch of a pass, which has {least} gene(s)')
     _claim(run, config)
     if (run/'done.json').exists(): return run
     L.seed_everything(tcfg.seed, verbose=False)
@@ -383,8 +406,8 @@ def fit(
     if hasattr(net, 'calibrate'):
         net.calibrate(store.batch(train[::max(1, len(train)//2000)], window=tcfg.window))
     keeper = Keeper(run, progress, stream, f'{model} seed {tcfg.seed}')
-    _train(Expression(net, tcfg), store, valid, keeper, device, stop_after)
-    if keeper.done == tcfg.max_steps:
+    speaks = _train(Expression(net, tcfg), store, valid, keeper, device, stop_after, devices, nodes)
+    if speaks and keeper.done == tcfg.max_steps:
         _write_json(run/'done.json', dict(best_val_mse=keeper.best, best_step=keeper.best_step, steps=keeper.done,
                                           n_train=len(train), n_valid=len(valid)))
         (run/'last.safetensors').unlink(missing_ok=True)
