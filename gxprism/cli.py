@@ -6,7 +6,7 @@
 __all__ = ['parser', 'main']
 
 # %% ../nbs/28_cli.ipynb #c003
-import argparse, os, sys
+import argparse, json, os, sys
 from pathlib import Path
 
 # %% ../nbs/28_cli.ipynb #c006
@@ -21,6 +21,18 @@ def _prepare(a):
     c = store.manifest['counts']
     print(f"store {a.store}: {c['genes_out']} of {c['genes_in']} genes, {c['left_out']} left out, window {a.window} bp")
 
+def _set(
+    pairs, # texts 'name=value', or None
+)->dict:   # settings; values as JSON where they are JSON, else text
+    "Read the settings given by --set."
+    out = {}
+    for p in pairs or []:
+        name, equals, value = p.partition('=')
+        if not (name and equals): raise ValueError(f"--set: expected name=value, found {p!r}")
+        try: out[name.replace('-', '_')] = json.loads(value)
+        except json.JSONDecodeError: out[name.replace('-', '_')] = value
+    return out
+
 def _train(a):
     import torch
     from gxprism.store import GeneStore
@@ -28,7 +40,7 @@ def _train(a):
     if a.threads: torch.set_num_threads(a.threads)
     given = {k: getattr(a, k) for k in ('batch_size', 'max_steps', 'lr', 'n_contexts', 'window') if getattr(a, k) is not None}
     run = fit(GeneStore(a.store), a.run, a.model, a.preset, target=a.target, fold=a.fold, seed=a.seed, device=a.device,
-              progress=a.progress, **given)
+              progress=a.progress, **given, **_set(a.set))
     print(f"run {run}: {(run/'done.json').read_text().translate(str.maketrans('', '', chr(10) + '{}')).strip()}")
 
 def _write_tsv(table, out):
@@ -166,6 +178,8 @@ def _model_commands(add):
     for name, kind, what in (('batch-size', int, 'genes per step'), ('max-steps', int, 'optimiser steps'), ('lr', float, 'peak learning rate'),
                              ('n-contexts', int, 'background states of Prism'), ('window', int, 'bases around each TSS')):
         p.add_argument(f'--{name}', type=kind, help=f"{what} (default: the preset's)")
+    p.add_argument('--set', nargs='+', metavar='NAME=VALUE',
+                   help='other settings of the model or the training, such as bins=DIR text=FILE backbone=minilm of gta')
     p.add_argument('--threads', type=int, help='CPU threads (default: all)')
     _options(p, '--store', '--run', '--preset', '--seed', '--device')
     p = add('predict', _predict, 'predict every gene of a store, labelled or not')

@@ -29,6 +29,7 @@ from .metrics import bootstrap
 from .backbone import MODELS, RMSNorm, build
 import gxprism.baselines   # registers the comparators
 import gxprism.prism       # registers Prism, direct fusion and the standardised model
+import gxprism.gta         # registers GTA
 
 # %% ../nbs/26_train.ipynb #c006
 @dataclass(frozen=True)
@@ -553,9 +554,8 @@ def train_one(
 )->dict:                 # run folder's name, best validation error, and seconds of training
     "Train and predict one configuration; `predictions.parquet` in its folder holds every gene."
     import time
-    parts = [model, preset, *(f'{k}={v}' for k, v in sorted(changes.items())), f'seed={seed}']
-    parts, data, start = parts + ['oriented']*oriented, GeneStore(store), time.monotonic()
-    folder, data = Path(runs)/','.join(parts), data.oriented() if oriented else data
+    parts = [model, preset, *(f'{k}={Path(str(v)).name}' for k, v in sorted(changes.items())), f'seed={seed}']
+    folder, data, start = Path(runs)/','.join(parts), GeneStore(store), time.monotonic()
     fit(data, folder, model, preset, seed=seed, device=device, progress=False, **changes)
     seconds, table = time.monotonic() - start, predict(folder, data, device=device)
     tmp = folder/f'.predictions.{os.getpid()}'
