@@ -18,8 +18,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 from .scan import (LANES, exp2, flat_rows, in_lanes, kernels, pick_backend, run_parts,
-                          selective_scan, sigmoid, work_parts)
+                          scan_both, selective_scan, sigmoid, work_parts)
 
 # %% ../nbs/21_backbone.ipynb #c006
 @dataclass(frozen=True)
@@ -216,16 +217,21 @@ class MambaParams(nn.Module):
         nn.init.uniform_(self.dt_proj.weight, -dt_rank**-.5, dt_rank**-.5)
         step = torch.exp(torch.rand(d_inner)*math.log(dt_max/dt_min) + math.log(dt_min))
         with torch.no_grad(): self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+    def select(self,
+        u:Tensor,           # opened sequence; `(n, l, d_inner)`
+        reverse:bool=False, # walk from the last base to the first
+    )->dict:                # arguments of `selective_scan`, but for the direction
+        "Convolution, and what the sequence selects: step sizes, write and read weights."
+        v = conv_silu(u, self.conv1d.weight, self.conv1d.bias, reverse)
+        dt, B, C = self.x_proj(v).split([self.rank, self.m, self.m], -1)
+        return dict(u=v, dt=dt, A=-torch.exp(self.A_log.float()), B=B, C=C, D=self.D,
+                    dt_bias=self.dt_proj.bias, dt_weight=self.dt_proj.weight)
     def forward(self,
         u:Tensor,           # opened sequence; `(n, l, d_inner)`
         reverse:bool=False, # walk from the last base to the first
     )->Tensor:              # ungated readout; `(n, l, d_inner)`
         "Convolution, selection and scan in one direction."
-        v = conv_silu(u, self.conv1d.weight, self.conv1d.bias, reverse)
-        dt, B, C = self.x_proj(v).split([self.rank, self.m, self.m], -1)
-        A = -torch.exp(self.A_log.float())
-        return selective_scan(v, dt, A, B, C, self.D, dt_bias=self.dt_proj.bias, reverse=reverse,
-                              dt_weight=self.dt_proj.weight)
+        return selective_scan(**self.select(u, reverse), reverse=reverse)
 
 # %% ../nbs/21_backbone.ipynb #c031
 def gate_forward(a, b, z, out, zs, shape, part):
@@ -300,10 +306,20 @@ class BiMamba(nn.Module):
         self.mamba_fwd, self.mamba_rev = own(), own()
     def forward(self,
         x:Tensor, # activations; `(n, l, d)`
-    )->Tensor:    # what the layer adds to them; `(n, l, d)`
-        "Open once, walk both ways, gate and close once."
+        keep:slice=None, # bases whose output is wanted; None for all
+    )->Tensor:    # what the layer adds to them; `(n, l, d)`, or only the bases kept
+        "Open once, walk both ways in one launch where there is one, gate and close once."
+        if keep is not None: return self._part(x, keep.start, keep.stop)
         u, z = self.in_proj(x).chunk(2, -1)
-        return self.out_proj(gate(self.mamba_fwd(u), self.mamba_rev(u, reverse=True), z))
+        a, b = scan_both(self.mamba_fwd.select(u), self.mamba_rev.select(u, True))
+        return self.out_proj(gate(a, b, z))
+    def _part(self, x, start, stop):
+        "As `forward`, but neither walk goes further than the bases `start` to `stop` need."
+        wu, wz = self.in_proj.weight.chunk(2)
+        u, z = F.linear(x, wu), F.linear(x[:,start:stop], wz)
+        a, b = self.mamba_fwd.select(u[:,:stop]), self.mamba_rev.select(u[:,start:], True)
+        a, b = scan_both(a, b)
+        return self.out_proj(gate(a[:,start:], b[:,:stop - start], z))
 
 # %% ../nbs/21_backbone.ipynb #c040
 class Block(nn.Module):
@@ -316,9 +332,10 @@ class Block(nn.Module):
         self.norm, self.mixer = RMSNorm(d_model), BiMamba(d_model, **kw)
     def forward(self,
         x:Tensor, # activations; `(n, l, d)`
-    )->Tensor:    # the same plus what the layer found; `(n, l, d)`
+        keep:slice=None, # bases whose output is wanted; None for all
+    )->Tensor:    # the same plus what the layer found; `(n, l, d)`, or only the bases kept
         "Add the mixed, normalised input to the input."
-        return x + self.mixer(self.norm(x))
+        return (x if keep is None else x[:,keep]) + self.mixer(self.norm(x), keep)
 
 # %% ../nbs/21_backbone.ipynb #c042
 class Backbone(nn.Module):
@@ -329,8 +346,10 @@ class Backbone(nn.Module):
         d_state:int=16,  # memory cells per channel
         d_conv:int=4,    # bases seen by the convolution
         expand:int=2,    # inner width as a multiple of the width
+        checkpoint_from:int=20_000, # bases from which on a layer's insides are computed twice
     ):
         super().__init__()
+        self.checkpoint_from = checkpoint_from
         kw = dict(d_state=d_state, d_conv=d_conv, expand=expand)
         self.layers = nn.ModuleList(Block(d_model, **kw) for _ in range(n_layers))
         self.norm_f = RMSNorm(d_model)
@@ -339,7 +358,16 @@ class Backbone(nn.Module):
             with torch.no_grad(): block.mixer.out_proj.weight.div_(math.sqrt(n_layers))
     def forward(self,
         x:Tensor, # embedded sequence and signals; `(n, l, d)`
-    )->Tensor:    # one vector per base that knows both sides; `(n, l, d)`
-        "All blocks, then the final normalisation."
-        for block in self.layers: x = block(x)
+        center:int=None, # bases around the middle whose vectors are wanted; None for all
+    )->Tensor:    # one vector per base that knows both sides; `(n, l, d)` or `(n, center, d)`
+        "All blocks, then the final normalisation; the last block only does what `center` needs."
+        l = x.shape[1]
+        if center is not None and not 0 < center <= l:
+            raise ValueError(f'center: expected 1 to {l} bases, found {center}')
+        start = 0 if center is None else (l - center)//2
+        keeps = [None]*(len(self.layers) - 1) + [None if center in (None, l)
+                                                 else slice(start, start + center)]
+        twice = l >= self.checkpoint_from and torch.is_grad_enabled()
+        for block, keep in zip(self.layers, keeps):
+            x = checkpoint(block, x, keep, use_reentrant=False) if twice else block(x, keep)
         return self.norm_f(x)

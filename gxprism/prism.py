@@ -248,14 +248,6 @@ def _check(
     if l % cfg.stride:
         raise ValueError(f'window: expected a multiple of stride {cfg.stride}, found {l} bases')
 
-def _pool(
-    x:Tensor,    # hidden states; `(n, t, d)`
-    center:int,  # tokens to keep around the middle
-)->Tensor:       # `(n, d)`
-    "Mean over the tokens around the TSS."
-    start = (x.shape[1] - center)//2
-    return x[:, start:start + center].mean(1)
-
 # %% ../nbs/22_prism.ipynb #c026
 def _predict(
     m:'Prism',   # the model
@@ -270,7 +262,7 @@ def _predict(
     contexts = m.confounder(signals) if cfg.n_contexts and want != 'direct' else None
     copies = [e + h] if direct else []
     if contexts is not None: copies += [e + h*a[:, None] for a in contexts.to(h.dtype).unbind(1)]
-    pooled = _pool(m.backbone(torch.cat(copies)), cfg.center_len//cfg.stride).unflatten(0, (len(copies), -1))
+    pooled = m.backbone(torch.cat(copies), cfg.center_len//cfg.stride).mean(1).unflatten(0, (len(copies), -1))
     with torch.autocast(e.device.type, enabled=False):
         pooled, f = pooled.float(), m.side(batch).float()
         if contexts is not None and cfg.mode == 'released':
