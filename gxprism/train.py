@@ -555,7 +555,8 @@ def train_one(
     "Train and predict one configuration; `predictions.parquet` in its folder holds every gene."
     import time
     parts = [model, preset, *(f'{k}={Path(str(v)).name}' for k, v in sorted(changes.items())), f'seed={seed}']
-    folder, data, start = Path(runs)/','.join(parts), GeneStore(store), time.monotonic()
+    parts, data, start = parts + ['oriented']*oriented, GeneStore(store), time.monotonic()
+    folder, data = Path(runs)/','.join(parts), data.oriented() if oriented else data
     fit(data, folder, model, preset, seed=seed, device=device, progress=False, **changes)
     seconds, table = time.monotonic() - start, predict(folder, data, device=device)
     tmp = folder/f'.predictions.{os.getpid()}'
