@@ -9,18 +9,7 @@ __all__ = ['parser', 'main']
 import argparse, json, os, sys
 from pathlib import Path
 
-# %% ../nbs/28_cli.ipynb #c006
-def _simulate(a):
-    from gxprism.simulate import SimConfig, simulate
-    out = simulate(a.out, SimConfig(n_genes=a.genes, n_chromosomes=a.chromosomes, seed=a.seed), progress=a.progress)
-    print(f'simulated {a.genes} genes on {a.chromosomes} chromosomes in {out}')
-
-def _prepare(a):
-    from gxprism.store import prepare
-    store = prepare(a.data, a.store, window=a.window, margin=a.margin, workers=a.workers, overwrite=a.overwrite, progress=a.progress)
-    c = store.manifest['counts']
-    print(f"store {a.store}: {c['genes_out']} of {c['genes_in']} genes, {c['left_out']} left out, window {a.window} bp")
-
+# %% ../nbs/28_cli.ipynb #n3529628856
 def _set(
     pairs, # texts 'name=value', or None
 )->dict:   # settings; values as JSON where they are JSON, else text
@@ -33,6 +22,18 @@ def _set(
         except json.JSONDecodeError: out[name.replace('-', '_')] = value
     return out
 
+# %% ../nbs/28_cli.ipynb #c006
+def _simulate(a):
+    from gxprism.simulate import SimConfig, simulate
+    out = simulate(a.out, SimConfig(n_genes=a.genes, n_chromosomes=a.chromosomes, seed=a.seed), progress=a.progress)
+    print(f'simulated {a.genes} genes on {a.chromosomes} chromosomes in {out}')
+
+def _prepare(a):
+    from gxprism.store import prepare
+    store = prepare(a.data, a.store, window=a.window, margin=a.margin, workers=a.workers, overwrite=a.overwrite, progress=a.progress)
+    c = store.manifest['counts']
+    print(f"store {a.store}: {c['genes_out']} of {c['genes_in']} genes, {c['left_out']} left out, window {a.window} bp")
+
 def _train(a):
     import torch
     from gxprism.store import GeneStore
@@ -40,7 +41,7 @@ def _train(a):
     if a.threads: torch.set_num_threads(a.threads)
     given = {k: getattr(a, k) for k in ('batch_size', 'max_steps', 'lr', 'n_contexts', 'window') if getattr(a, k) is not None}
     run = fit(GeneStore(a.store), a.run, a.model, a.preset, target=a.target, fold=a.fold, seed=a.seed, device=a.device,
-              progress=a.progress, **given, **_set(a.set))
+              progress=a.progress, **given | _set(a.set))
     print(f"run {run}: {(run/'done.json').read_text().translate(str.maketrans('', '', chr(10) + '{}')).strip()}")
 
 def _write_tsv(table, out):

@@ -290,6 +290,7 @@ def parse_ncbi(
                  other_designations='OtherDesignations', summary='Summary')
     return {k: ' '.join(str(doc.get(v, '')).split()) for k, v in names.items()}
 
+# %% ../nbs/25_gta.ipynb #n1930591883
 class NCBI:
     "Text about genes from NCBI; answers are kept, requests are spaced."
     def __init__(self,

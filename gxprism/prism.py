@@ -424,7 +424,8 @@ class ProfileOnly(ProfilePrism):
     )->Prediction:       # `direct` alone
         "Predict from the numbers; ValueError if the batch does not fit the configuration."
         _check(replace(self.cfg, n_contexts=0), batch, want)
-        return Prediction(direct=self.head(self.side(batch)).squeeze(-1))
+        with torch.autocast(batch.signals.device.type, enabled=False):
+            return Prediction(direct=self.head(self.side(batch)).squeeze(-1))
 
 # %% ../nbs/22_prism.ipynb #c048
 class _Inert:

@@ -498,9 +498,3 @@ def _submit(todo, executor):
         try: error = job.result()
         except Exception as e: error = f'{type(e).__name__}: {e}'
         yield config[id(job)], error
-
-# %% ../nbs/09_record.ipynb #n2363655159
-def _example(n, width):
-    "A configuration that a test can send to another machine."
-    if n < 0: raise ValueError(f'n: expected 0 or more, found {n}')
-    return dict(total=n*width)

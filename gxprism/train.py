@@ -363,7 +363,7 @@ def _train(
     if last.exists():
         sampler.first = TensorIO().load_checkpoint(last)['callbacks']['Keeper']['done']//sampler.every
     log = CSVLogger(run, name='log', version=f'from_chunk_{sampler.first}')
-    many = dict(strategy='ddp', use_distributed_sampler=False, sync_batchnorm=torch.cuda.is_available()) if devices*nodes > 1 else {}
+    many = dict(strategy='ddp', use_distributed_sampler=False, sync_batchnorm=device != 'cpu' and torch.cuda.is_available()) if devices*nodes > 1 else {}
     trainer = L.Trainer(accelerator=device, devices=devices, num_nodes=nodes, **many, precision=cfg.precision, logger=log, callbacks=[keeper],
                         max_epochs=min(sampler.chunks - sampler.first, stop_after or sampler.chunks), gradient_clip_val=cfg.clip,
                         plugins=[TensorIO()], num_sanity_val_steps=0, enable_checkpointing=False, log_every_n_steps=sampler.every,
