@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHOICES', 'NAMED', 'RANDOM', 'FIELDS', 'END', 'GTAConfig', 'backbone_folder', 'weights_fingerprint', 'ByteTokenizer',
            'load_backbone', 'is_decoder', 'Prototypes', 'Alignment', 'prompt_parts', 'Prompts', 'parse_ncbi', 'NCBI',
-           'attention_mask', 'positions', 'pad_prompts', 'read_plain', 'prompt_memory', 'read_saving', 'SelectHead',
-           'GTA']
+           'attention_mask', 'positions', 'pad_prompts', 'read_plain', 'prompt_memory', 'read_saving', 'read_pair',
+           'SelectHead', 'GTA']
 
 # %% ../nbs/25_gta.ipynb #c003
 import hashlib, importlib.util, json, math, os, time
@@ -45,6 +45,8 @@ class GTAConfig:
     heads:int=8              # attention heads of the alignment
     d_key:int=32             # width of all heads together
     dropout:float=.1         # of the alignment's attention
+    norm:bool=True           # bring prototypes to mean 0 and deviation 1; False as in the paper
+    place:bool=True          # add a learned vector to each bin by its place; False as in the paper
     prompt:str='full'        # 'full', 'off' or 'alone'
     attention:str='native'   # 'native', 'causal' or 'both'
     positions:int=2048       # prompt and bins together, at most
@@ -421,6 +423,39 @@ def read_saving(
     return model(inputs_embeds=bins, attention_mask=mask, position_ids=at, past_key_values=past,
                  use_cache=True).last_hidden_state
 
+# %% ../nbs/25_gta.ipynb #n0975873960
+def _pair(
+    block:nn.Module, # of a BERT
+    words:Tensor, bins:Tensor, # prompt and bins; `(n, p, d)`, `(n, b, d)`
+    mask:Tensor,     # of both; `(n, 1, t, t)`
+    last:bool,       # whether nobody reads the prompt afterwards
+)->tuple:            # the same two after the block, the prompt None behind the last
+    "One block of a BERT over prompt and bins."
+    a, p = block.attention.self, words.shape[1]
+    heads = lambda t: t.unflatten(-1, (a.num_attention_heads, -1)).transpose(1, 2)
+    k, v = (heads(torch.cat([m(words), m(bins)], 1)) for m in (a.key, a.value))
+    def rows(x, seen):
+        y = F.scaled_dot_product_attention(heads(a.query(x)), k, v, attn_mask=seen)
+        y = block.attention.output(y.transpose(1, 2).flatten(2), x)
+        return block.output(block.intermediate(y), y)
+    return None if last else rows(words, mask[:, :, :p]), rows(bins, mask[:, :, p:])
+
+def read_pair(
+    model:nn.Module, # frozen BERT
+    prompts:list,    # token numbers of each gene
+    bins:Tensor,     # aligned bins; `(n, b, d)`
+    mode:str,        # 'causal' or 'full'
+)->Tensor:           # what the backbone makes of the bins; `(n, b, d)`
+    "As `read_plain`, without what nobody reads."
+    ids, real = pad_prompts(prompts, bins.device)
+    p, b = ids.shape[1], bins.shape[1]
+    mask, at = attention_mask(real, b, mode, bins.dtype), positions(real, b)
+    words = model.get_input_embeddings()(ids).to(bins.dtype)
+    words, bins = (model.embeddings(inputs_embeds=x, position_ids=k) for x, k in ((words, at[:, :p]), (bins, at[:, p:])))
+    blocks = model.encoder.layer
+    for i, block in enumerate(blocks): words, bins = _pair(block, words, bins, mask, i + 1 == len(blocks))
+    return bins
+
 # %% ../nbs/25_gta.ipynb #c053
 class SelectHead(nn.Module):
     "Keep the bins with the highest score and map them to one number."
@@ -438,7 +473,7 @@ class SelectHead(nn.Module):
         gate = s.gather(1, kept).sigmoid()
         h = h.gather(1, kept[..., None].expand(-1, -1, h.shape[-1]))
         h = h*(1 + gate - gate.detach())[..., None]
-        return self.out(h.flatten(1))[:, 0], kept
+        return self.out(h.flatten(1)/math.sqrt(h.shape[-1]))[:, 0], kept
 
 # %% ../nbs/25_gta.ipynb #c056
 class _Frozen(nn.Module):
@@ -455,6 +490,7 @@ class _Frozen(nn.Module):
         self.bins, self.cfg = whole.window(cfg.n_bins), cfg
         model, token = load_backbone(cfg.backbone, cfg.n_blocks, cfg.pretrained, cfg.dtype)
         self._model, self.decoder, self.prompts = [model], is_decoder(model), None
+        self.pairs = not self.decoder and hasattr(model.encoder.layer[0], 'intermediate')
         if cfg.n_blocks:
             room = min(cfg.positions, model.config.max_position_embeddings) - cfg.n_bins
             if room < 0: raise ValueError(f'n_bins: {cfg.n_bins} bins do not fit {room + cfg.n_bins} positions')
@@ -484,6 +520,7 @@ class GTA(_Frozen):
         self.prototypes = nn.ModuleList(Prototypes(*s) for s in sources if s[0])
         self.align = Alignment(f, self.d, cfg.heads, cfg.d_key, cfg.dropout)
         self.head = SelectHead(self.d, cfg.k)
+        self.place = nn.Parameter(.02*torch.randn(cfg.n_bins, self.d)) if cfg.place else None
         self.register_buffer('mean', torch.zeros(f)); self.register_buffer('deviation', torch.ones(f))
         self.plain, self._cache = False, None
     def calibrate(self, batch:Batch):
@@ -492,10 +529,12 @@ class GTA(_Frozen):
         self.mean.copy_(torch.as_tensor(mean)); self.deviation.copy_(torch.as_tensor(sd))
     def proto(self)->Tensor: # `(p, d)`
         "All prototypes; computed once between changes of the weights when no gradient is asked for."
-        if torch.is_grad_enabled(): return torch.cat([p() for p in self.prototypes])
+        mix = lambda: torch.cat([p() for p in self.prototypes])
+        fresh = lambda: F.layer_norm(mix(), (self.d,), eps=1e-8) if self.cfg.norm else mix()
+        if torch.is_grad_enabled(): return fresh()
         key = tuple((p.data_ptr(), p._version if not p.is_inference() else 0) for p in self.prototypes.parameters())
         if self.training or self._cache is None or self._cache[0] != key:
-            self._cache = key, torch.cat([p() for p in self.prototypes])
+            self._cache = key, fresh()
         return self._cache[1]
     def features(self, gene_ids)->Tensor: # standardised bins, blank with the prompt alone; `(n, b, f)`
         "Look up the bins of some genes."
@@ -515,6 +554,7 @@ def _read(self, gene_ids, tokens:Tensor)->Tensor: # `(n, b, d)` both
         own, x = [prompts[i] for i in part], tokens[part].to(dtype)
         if self.decoder and not self.plain and own[0]:
             y = read_saving(model, own, x, self.mode, len(self.prompts.head))
+        elif self.pairs and not self.plain and own[0]: y = read_pair(model, own, x, self.mode)
         else: y = read_plain(model, own, x, self.mode)
         for i, row in zip(part, y): out[i] = row
     return torch.stack(out).to(tokens.dtype)
@@ -525,6 +565,7 @@ def _forward(self,
 )->Prediction:        # `direct`, and in `parts` which bins were kept
     "Align, read, select, predict."
     tokens, attention = self.align(self.features(batch.gene_id), self.proto())
+    if self.place is not None: tokens = tokens + self.place
     y, kept = self.head(self.read(batch.gene_id, tokens))
     return Prediction(direct=y, parts=dict(kept=kept) | (dict(attention=attention) if want == 'parts' else {}))
 
