@@ -40,7 +40,8 @@ def _train(a):
     from gxprism.train import fit
     if a.threads: torch.set_num_threads(a.threads)
     given = {k: getattr(a, k) for k in ('batch_size', 'max_steps', 'lr', 'n_contexts', 'window') if getattr(a, k) is not None}
-    run = fit(GeneStore(a.store), a.run, a.model, a.preset, target=a.target, fold=a.fold, seed=a.seed, device=a.device,
+    store = GeneStore(a.store).oriented() if a.oriented else GeneStore(a.store)
+    run = fit(store, a.run, a.model, a.preset, target=a.target, fold=a.fold, seed=a.seed, device=a.device,
               progress=a.progress, **given | _set(a.set))
     print(f"run {run}: {(run/'done.json').read_text().translate(str.maketrans('', '', chr(10) + '{}')).strip()}")
 
@@ -51,17 +52,22 @@ def _write_tsv(table, out):
     table.to_csv(tmp, sep='\t', index=False, float_format='%.6g')
     os.replace(tmp, out)
 
-def _predict(a):
+def _opened(a):
+    "The run, and the store in the direction in which the run reads."
     from gxprism.store import GeneStore
+    from gxprism.train import load_run
+    run, store = load_run(a.run, **_set(a.set)), GeneStore(a.store)
+    return run, store.oriented() if run.config['inputs'].get('oriented') else store
+
+def _predict(a):
     from gxprism.train import predict
-    table = predict(a.run, GeneStore(a.store), want=a.want, batch_size=a.batch_size, device=a.device, progress=a.progress)
+    table = predict(*_opened(a), want=a.want, batch_size=a.batch_size, device=a.device, progress=a.progress)
     _write_tsv(table, a.out)
     print(f'{a.out}: {len(table)} genes, {table.observed.notna().sum()} of them labelled')
 
 def _evaluate(a):
-    from gxprism.store import GeneStore
     from gxprism.train import evaluate, predict
-    table = evaluate(predict(a.run, GeneStore(a.store), device=a.device, progress=a.progress), a.split, n_boot=a.bootstrap)
+    table = evaluate(predict(*_opened(a), device=a.device, progress=a.progress), a.split, n_boot=a.bootstrap)
     print(table.round(4).to_string(index=False))
 
 # %% ../nbs/28_cli.ipynb #c008
@@ -143,6 +149,7 @@ def _options(
         '--run': dict(required=True, help='folder of the run'),
         '--seed': dict(type=int, default=2, help='random seed'),
         '--device': dict(choices=('auto', 'cpu', 'gpu'), default='auto', help='where to compute'),
+        '--set': dict(nargs='+', metavar='NAME=VALUE', help='other settings of the model or the training, such as bins=DIR text=FILE backbone=minilm of gta'),
         '--preset': dict(default='laptop', help='laptop (minutes on 2 cores), paper (as published, for a GPU) or smoke (seconds)'),
     }
     for n in names: p.add_argument(n, **common[n])
@@ -179,19 +186,18 @@ def _model_commands(add):
     for name, kind, what in (('batch-size', int, 'genes per step'), ('max-steps', int, 'optimiser steps'), ('lr', float, 'peak learning rate'),
                              ('n-contexts', int, 'background states of Prism'), ('window', int, 'bases around each TSS')):
         p.add_argument(f'--{name}', type=kind, help=f"{what} (default: the preset's)")
-    p.add_argument('--set', nargs='+', metavar='NAME=VALUE',
-                   help='other settings of the model or the training, such as bins=DIR text=FILE backbone=minilm of gta')
+    p.add_argument('--oriented', action='store_true', help="read every gene in its own direction, 5' to 3' (the papers read along the chromosome)")
     p.add_argument('--threads', type=int, help='CPU threads (default: all)')
-    _options(p, '--store', '--run', '--preset', '--seed', '--device')
+    _options(p, '--store', '--run', '--set', '--preset', '--seed', '--device')
     p = add('predict', _predict, 'predict every gene of a store, labelled or not')
     p.add_argument('--out', required=True, help='TSV to write: gene_id, chrom, split, observed, direct, adjusted')
     p.add_argument('--want', choices=('both', 'direct', 'adjusted'), default='both', help='direct alone needs one pass per gene')
     p.add_argument('--batch-size', type=int, default=256, help='genes per pass')
-    _options(p, '--store', '--run', '--device')
+    _options(p, '--store', '--run', '--set', '--device')
     p = add('evaluate', _evaluate, 'score a model on the labelled genes of one part of its fold')
     p.add_argument('--split', choices=('train', 'valid', 'test'), default='test', help='part of the fold')
     p.add_argument('--bootstrap', type=int, default=1000, help='resamples of genes for the 95 %% intervals')
-    _options(p, '--store', '--run', '--device')
+    _options(p, '--store', '--run', '--set', '--device')
     p = add('run', _run, 'the whole chain: store, direct fusion and Prism, scores, figures')
     p.add_argument('--data', help='folder with a dataset.json (default: simulate a cell line)')
     p.add_argument('--work', default='.gxprism', help='folder for everything that is made')

@@ -438,6 +438,7 @@ class TrainedRun:
 
 def load_run(
     run, # folder written by `fit`
+    **moved, # settings of the model to replace, such as a path
 )->TrainedRun: # FileNotFoundError if there is no run or no weights yet, ValueError if they do not fit
     "Read a trained model back."
     run = Path(run)
@@ -446,7 +447,9 @@ def load_run(
     c = json.loads((run/'config.json').read_text())
     if c.get('format') != RUN_FORMAT:
         raise ValueError(f"{run}: expected format {RUN_FORMAT!r}, found {c.get('format')!r}")
-    model = build(c['model'], c['model_config'])
+    if unknown := set(moved) - set(c['model_config']):
+        raise ValueError(f"{run.name}: expected settings of {c['model']!r}, found {sorted(unknown)}")
+    model = build(c['model'], c['model_config'] | moved)
     return TrainedRun(load_weights(model, run/'model.safetensors').eval(), TrainConfig(**c['train_config']), c)
 
 # %% ../nbs/26_train.ipynb #c038
