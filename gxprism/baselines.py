@@ -28,6 +28,7 @@ from .signals import TRANSFORMS, Track, fill, open_track
 from .genes import read_genes
 from .store import Batch, DatasetSpec
 from .backbone import Backbone, MambaParams, Prediction, RMSNorm, register
+from .prism import Prism, motif_tokens
 
 # %% ../nbs/23_baselines.ipynb #c006
 class StepFunction:
@@ -366,14 +367,7 @@ class Net(nn.Module):
         for name, size in (('signal', cfg.n_tracks), ('feature', cfg.n_features)):
             self.register_buffer(f'{name}_mean', torch.zeros(size), persistent=cfg.standardize)
             self.register_buffer(f'{name}_std', torch.ones(size), persistent=cfg.standardize)
-    def calibrate(self,
-        batch:Batch, # training genes
-    ):
-        "Take mean and deviation of signals and features from them (only if `standardize`)."
-        if not self.cfg.standardize: return
-        for name, x in (('signal', batch.signals.flatten(0, 1)), ('feature', batch.features)):
-            getattr(self, f'{name}_mean').copy_(x.mean(0))
-            getattr(self, f'{name}_std').copy_(x.std(0).clamp_min(1e-6))
+    calibrate = Prism.calibrate
     def forward(self,
         batch:Batch,     # `n` genes
         want:str='both', # 'direct' or 'both', which are the same here
@@ -523,9 +517,8 @@ class Embed(nn.Module):
         signals:Tensor, # scaled signals; `(n, l, s)`
     )->tuple:           # tokens of bases, and of signals or None; `(n, l/stride, d)`
         "Embed bases and signals."
-        x = one_hot(batch.seq, signals.dtype)
-        if self.stride == 1: e = self.seq(x)
-        else: e = F.max_pool1d(self.seq(x.transpose(1, 2)), self.stride).transpose(1, 2)
+        if self.stride == 1: e = self.seq(one_hot(batch.seq, signals.dtype))
+        else: e = motif_tokens(batch.seq, self.seq.weight, self.seq.bias, self.stride, signals.dtype)
         return e, self.signal(self.pool(signals)) if hasattr(self, 'signal') else None
 
 # %% ../nbs/23_baselines.ipynb #c070
