@@ -6,9 +6,9 @@
 __all__ = ['LANES', 'LOG2E', 'LN2', 'STEPS', 'CHUNK', 'BLOCK', 'tl', 'BACKENDS', 'SINGLE', 'scan_reference', 'scan_inputs',
            'scan_torch', 'kernels', 'exp2', 'softplus', 'sigmoid', 'step_size', 'walk', 'scan_forward', 'retrace',
            'walk_back', 'open_tile', 'narrow', 'close_tile', 'sum_lanes', 'scan_backward', 'flat_rows', 'in_lanes',
-           'work_parts', 'run_parts', 'scan_numba', 'positive_step', 'place_of', 'triton_forward', 'again',
-           'triton_backward', 'scan_triton', 'scan_mamba_ssm', 'available_backends', 'pick_backend', 'selective_scan',
-           'scan_both']
+           'work_parts', 'run_parts', 'scan_numba', 'positive_step', 'place_of', 'own_part', 'inputs_at',
+           'triton_forward', 'again', 'triton_backward', 'scan_triton', 'scan_mamba_ssm', 'available_backends',
+           'pick_backend', 'selective_scan', 'scan_both']
 
 # %% ../nbs/20_scan.ipynb #c003
 import importlib.util, math, os
@@ -589,19 +589,31 @@ def place_of(row, n, l, back):
     way, reverse = row//n, (back >> (row//n)) & 1
     return way, row%n, reverse*(l - 1), 1 - 2*reverse
 
-# %% ../nbs/20_scan.ipynb #n9316219114
-def triton_forward(u, dt, A, B, C, D, bias, out, saved, us, un, ul, ds, dn, dl, bs, bn, bl,
-                   cs, cn, cl, n, l, d, m, back, M:tl.constexpr, BLOCK:tl.constexpr,
-                   CHUNK:tl.constexpr, keep:tl.constexpr):
-    "Ungated scan of one gene and way for a block of channels."
-    row, c, k = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK), tl.arange(0, M)
+def own_part(A, D, bias, n, l, d, m, back, M:tl.constexpr, BLOCK:tl.constexpr):
+    "What a program works on: its row, way, gene, walk, channels and cells, masks and weights."
+    row, k = tl.program_id(0).to(tl.int64), tl.arange(0, M)
+    c = tl.program_id(1)*BLOCK + tl.arange(0, BLOCK)
     way, gene, first, step = place_of(row, n, l, back)
-    c = tl.program_id(1)*BLOCK + c
     real, cell = c < d, k < m
     both, at = real[:, None] & cell[None, :], c[:, None]*m + k[None, :]
     a = tl.load(A + way*d*m + at, mask=both, other=0.)
     skip = tl.load(D + way*d + c, mask=real, other=0.)
     b = tl.load(bias + way*d + c, mask=real, other=0.)
+    return row, way, gene, first, step, c, k, real, cell, both, at, a, skip, b
+
+def inputs_at(t, u, dt, B, ul, dl, bl, b, real, cell):
+    "Signal, step size and its slope, and way in, at one base."
+    x = tl.load(u + t*ul, mask=real, other=0.).to(tl.float32)
+    delta, slope = positive_step(tl.load(dt + t*dl, mask=real, other=0.).to(tl.float32) + b)
+    return x, delta, slope, tl.load(B + t*bl, mask=cell, other=0.).to(tl.float32)
+
+# %% ../nbs/20_scan.ipynb #n9316219114
+def triton_forward(u, dt, A, B, C, D, bias, out, saved, us, un, ul, ds, dn, dl, bs, bn, bl,
+                   cs, cn, cl, n, l, d, m, back, M:tl.constexpr, BLOCK:tl.constexpr,
+                   CHUNK:tl.constexpr, keep:tl.constexpr):
+    "Ungated scan of one gene and way for a block of channels."
+    row, way, gene, first, step, c, k, real, cell, both, at, a, skip, b = own_part(
+        A, D, bias, n, l, d, m, back, M, BLOCK)
     h = tl.zeros((BLOCK, M), tl.float32)
     u, dt = u + way*us + gene*un + c, dt + way*ds + gene*dn + c
     B, C = B + way*bs + gene*bn + k, C + way*cs + gene*cn + k
@@ -611,9 +623,7 @@ def triton_forward(u, dt, A, B, C, D, bias, out, saved, us, un, ul, ds, dn, dl, 
                 i = row*tl.cdiv(l, CHUNK) + s//CHUNK
                 tl.store(saved + i*d*m + at, h, mask=both)
         t = first + s*step
-        x = tl.load(u + t*ul, mask=real, other=0.).to(tl.float32)
-        delta, _ = positive_step(tl.load(dt + t*dl, mask=real, other=0.).to(tl.float32) + b)
-        Bt = tl.load(B + t*bl, mask=cell, other=0.).to(tl.float32)
+        x, delta, _, Bt = inputs_at(t, u, dt, B, ul, dl, bl, b, real, cell)
         Ct = tl.load(C + t*cl, mask=cell, other=0.).to(tl.float32)
         h = tl.exp(delta[:, None]*a)*h + (delta*x)[:, None]*Bt[None, :]
         y = tl.sum(h*Ct[None, :], 1) + skip*x
@@ -625,9 +635,7 @@ def again(h, hs, a, b, u, dt, B, ul, dl, bl, first, step, s0, s1, real, cell, bo
     for s in range(s0, s1):
         t = first + s*step
         tl.store(hs + (s - s0)*size + at, h, mask=both)
-        x = tl.load(u + t*ul, mask=real, other=0.).to(tl.float32)
-        delta, _ = positive_step(tl.load(dt + t*dl, mask=real, other=0.).to(tl.float32) + b)
-        Bt = tl.load(B + t*bl, mask=cell, other=0.).to(tl.float32)
+        x, delta, _, Bt = inputs_at(t, u, dt, B, ul, dl, bl, b, real, cell)
         h = tl.exp(delta[:, None]*a)*h + (delta*x)[:, None]*Bt[None, :]
 
 # %% ../nbs/20_scan.ipynb #n9578779625
@@ -635,17 +643,11 @@ def triton_backward(u, dt, A, B, C, D, bias, gout, saved, scratch, gu, gdt, gA, 
                     us, un, ul, ds, dn, dl, bs, bn, bl, cs, cn, cl, n, l, d, m, back,
                     M:tl.constexpr, BLOCK:tl.constexpr, CHUNK:tl.constexpr):
     "Gradients of the ungated scan for one gene and way and a block of channels."
-    row, c, k = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK), tl.arange(0, M)
-    way, gene, first, step = place_of(row, n, l, back)
-    c, rows = tl.program_id(1)*BLOCK + c, tl.num_programs(0)
-    real, cell = c < d, k < m
-    both, at = real[:, None] & cell[None, :], c[:, None]*m + k[None, :]
-    a = tl.load(A + way*d*m + at, mask=both, other=0.)
-    skip = tl.load(D + way*d + c, mask=real, other=0.)
-    b = tl.load(bias + way*d + c, mask=real, other=0.)
+    row, way, gene, first, step, c, k, real, cell, both, at, a, skip, b = own_part(
+        A, D, bias, n, l, d, m, back, M, BLOCK)
     u, dt = u + way*us + gene*un + c, dt + way*ds + gene*dn + c
     B, C = B + way*bs + gene*bn + k, C + way*cs + gene*cn + k
-    part, hs, tiles = (tl.program_id(1)*rows + row)*l, scratch + row*CHUNK*d*m, tl.cdiv(l, CHUNK)
+    part, hs, tiles = (tl.program_id(1)*tl.num_programs(0) + row)*l, scratch + row*CHUNK*d*m, tl.cdiv(l, CHUNK)
     G, ga = tl.zeros((BLOCK, M), tl.float32), tl.zeros((BLOCK, M), tl.float32)
     sD, sb = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     for v in range(0, tiles):
@@ -657,10 +659,7 @@ def triton_backward(u, dt, A, B, C, D, bias, gout, saved, scratch, gu, gdt, gA, 
         for r in range(0, s1 - s0):
             j = s1 - 1 - r
             t = first + j*step
-            x = tl.load(u + t*ul, mask=real, other=0.).to(tl.float32)
-            delta, slope = positive_step(
-                tl.load(dt + t*dl, mask=real, other=0.).to(tl.float32) + b)
-            Bt = tl.load(B + t*bl, mask=cell, other=0.).to(tl.float32)
+            x, delta, slope, Bt = inputs_at(t, u, dt, B, ul, dl, bl, b, real, cell)
             Ct = tl.load(C + t*cl, mask=cell, other=0.).to(tl.float32)
             g = tl.load(gout + (row*l + t)*d + c, mask=real, other=0.).to(tl.float32)
             past = tl.exp(delta[:, None]*a)
@@ -685,7 +684,7 @@ def _triton_kernels():
     "The two kernels and their helpers, compiled or interpreted by Triton."
     import triton, triton.language
     scope = {**globals(), 'tl': triton.language}
-    for f in (positive_step, place_of, again, triton_forward, triton_backward):
+    for f in (positive_step, place_of, own_part, inputs_at, again, triton_forward, triton_backward):
         g = FunctionType(f.__code__, scope, f.__name__, f.__defaults__)
         g.__module__, g.__qualname__ = f.__module__, f.__qualname__
         g.__annotations__ = dict.fromkeys(f.__annotations__, triton.language.constexpr)
