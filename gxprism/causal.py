@@ -115,6 +115,7 @@ def _contrast(y, h, xs, dose, degree, w=None):
     low, high = (_basis([np.full(len(h), float(v)), *xs], degree) @ coef for v in dose)
     return np.average(high - low, weights=w)
 
+# %% ../nbs/10_causal.ipynb #n8913572811
 def nonlinear_scm(
     beta=(.3, .7, 1.1),   # effect of H on the activity u, per state; `(k,)`
     gamma:float=1.,       # effect of one step of the state on u

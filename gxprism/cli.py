@@ -45,6 +45,7 @@ def _train(a):
               progress=a.progress, **given | _set(a.set))
     print(f"run {run}: {(run/'done.json').read_text().translate(str.maketrans('', '', chr(10) + '{}')).strip()}")
 
+# %% ../nbs/28_cli.ipynb #n8427189317
 def _write_tsv(table, out):
     "Write a table under a temporary name and rename it."
     out = Path(out)

@@ -145,6 +145,7 @@ def _transformers():
     transformers.logging.disable_progress_bar()
     return transformers
 
+# %% ../nbs/25_gta.ipynb #n6601672922
 def load_backbone(
     name:str,             # of a backbone, or a folder
     n_blocks:int,         # blocks to keep
@@ -254,11 +255,10 @@ class Prompts:
         self.name, self.rows = Path(file).name, table.set_index('gene_id').to_dict('index')
         self.token, self.limit, self.cut, self.known = tokenizer, limit, cut, {}
         first, _, last = prompt_parts({}, task)
-        self.task, (head, tail) = task, self._ids([first, last])
-        start = getattr(tokenizer, 'bos_token_id', None) or getattr(tokenizer, 'cls_token_id', None)
-        stop = getattr(tokenizer, 'sep_token_id', None)
-        self.head = ([start] if start is not None else []) + head
-        self.tail = tail + ([stop] if stop is not None else [])
+        head, tail = self._ids([first, last])
+        mark = lambda *names: [i for i in (getattr(tokenizer, k, None) for k in names) if i is not None][:1]
+        self.head = mark('bos_token_id', 'cls_token_id') + head
+        self.tail = tail + mark('sep_token_id')
         if (least := len(self.head) + len(self.tail)) >= limit:
             raise ValueError(f'prompt: the fixed lines take {least} tokens and {limit} are left beside'
                              ' the bins; use fewer bins, more positions, or a longer max_prompt')
@@ -272,7 +272,7 @@ class Prompts:
             raise ValueError(f"{self.name}: {len(lost)} genes have no row, the first is {lost[0]!r}; "
                              "add rows (fields may be blank), or set prompt='off'")
         room = self.limit - len(self.head) - len(self.tail)
-        texts = [prompt_parts(self.rows[g], self.task)[1] for g in new]
+        texts = [prompt_parts(self.rows[g], '')[1] for g in new]
         for g, own in zip(new, self._ids(texts) if new else []):
             if len(own) > room and not self.cut:
                 raise ValueError(f'prompt of {g}: expected at most {room} tokens, found {len(own)}; '

@@ -150,7 +150,7 @@ def _device(device):
     if str(device) != 'cpu': raise ValueError(f"device: expected 'cpu' or 'cuda', found {device!r}")
     return 'CPU', _cpu(), 'none'
 
-
+# %% ../nbs/09_record.ipynb #n4942323417
 def _cores():
     "Number of cores this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -368,6 +368,7 @@ def _join(
 
 _GENE_COLUMNS = ['symbol', 'chr', 'tss', 'strand', 'H3K27ac.RPM.TSS1Kb', 'DHS.RPM.TSS1Kb']
 
+# %% ../nbs/06_sources.ipynb #n8381902915
 def _used(
     path:Path, # HDF5 file with a data set `ensid`
 )->set:        # gene identifiers

@@ -323,6 +323,7 @@ def _difference(
         elif x != y: out.append(f'{at}{k}: expected {x!r}, found {y!r}')
     return out
 
+# %% ../nbs/26_train.ipynb #n6049127188
 def _write_json(
     path:Path, # file
     what,      # anything JSON can hold
