@@ -259,7 +259,8 @@ def differences(
     df = pd.DataFrame(rows)
     lost = [c for c in ('label', 'diff', 'low', 'high', 'p') if c not in df]
     if lost: raise ValueError(f'rows: expected columns {lost}, found {list(df)}')
-    ax = _axes(ax, size=(6, max(1.6, .9 + .42 * len(df))))
+    wide = max(6, 4 + .08 * df.label.astype(str).str.len().max())   # long labels must not eat the axes
+    ax = _axes(ax, size=(wide, max(1.6, .9 + .42 * len(df))))
     ax.axvline(0, color=PALETTE['truth'], lw=1)
     for i, r in enumerate(df.itertuples()):
         colour, decided = _colour((colours or {}).get(r.label, 'grey')), r.low > 0 or r.high < 0
