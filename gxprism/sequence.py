@@ -83,9 +83,10 @@ def resolve_chrom(
     names,    # names a file knows; any collection of strings
 )->str:       # the spelling that the file uses
     "Find `name` in `names`, with or without `chr`; otherwise a `ValueError` lists some."
+    if name in names: return name
     names = list(names)
     bare = name[3:] if name.startswith('chr') else name
-    twins = [name, bare, 'chr' + bare]
+    twins = [bare, 'chr' + bare]
     if bare in ('M', 'MT'): twins += ['chrM', 'MT', 'M', 'chrMT']
     for twin in twins:
         if twin in names: return twin

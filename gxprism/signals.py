@@ -133,10 +133,12 @@ class BigWig(Reader):
         if end < start:
             raise ValueError(f'{self.path.name}: expected start <= end, found [{start}, {end})')
         name = resolve_chrom(chrom, self.lengths)
-        values = np.full(end - start, np.nan, dtype=np.float32)
+        values = np.empty(end - start, np.float32)
         lo, hi = max(int(start), 0), min(int(end), self.lengths[name])
-        if lo < hi: values[lo - start:hi - start] = self.handle.values(name, lo, hi, numpy=True)
-        if np.isinf(values).any():
+        inside = slice(lo - start, hi - start) if lo < hi else slice(0, 0)
+        values[:inside.start], values[inside.stop:] = np.nan, np.nan
+        if lo < hi: values[inside] = self.handle.values(name, lo, hi, numpy=True)
+        if np.count_nonzero(np.isinf(values)): # quicker than `any`
             raise ValueError(f'{self.path.name} {name}:{lo}-{hi}: '
                              f'infinite value at {start + int(np.isinf(values).argmax())}')
         return values

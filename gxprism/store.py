@@ -164,7 +164,7 @@ class _Unpacker:
     def chroms(self): return self._file.chroms()
     def close(self): self._file.close()
     def values(self, chrom, start, end, numpy=True):
-        return self._file.values(chrom, start, end, fillna=None)
+        return self._file.values(chrom, start, end, fillna=None, arr=np.empty(end - start))
 
 class FastBigWig(BigWig):
     "A bigWig file read through pybigtools; the same values as `BigWig`."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler',
-           'together', 'Genes', 'batches', 'TensorIO', 'Expression', 'Keeper', 'fit', 'load_weights', 'TrainedRun',
-           'load_run', 'predict', 'evaluate', 'train_one']
+           'together', 'Genes', 'batches', 'TensorIO', 'Expression', 'Keeper', 'keep_memory', 'fit', 'load_weights',
+           'TrainedRun', 'load_run', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import json, math, os, warnings
@@ -346,6 +346,17 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, config)
 
+# %% ../nbs/26_train.ipynb #n1556060361
+def keep_memory(
+    mb:int=512, # most freed memory that the process keeps for its next tensors
+)->bool:        # whether the C library understood: glibc does, on Linux
+    "Keep freed memory in the process instead of asking the system for it again and again."
+    import ctypes
+    try: tell = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return False
+    trim_threshold, mmap_threshold = -1, -3   # as malloc.h numbers them
+    return bool(tell(trim_threshold, mb*2**20) and tell(mmap_threshold, 2**25))
+
 # %% ../nbs/26_train.ipynb #c033
 def _train(
     module:Expression, # model and rules
@@ -360,6 +371,7 @@ def _train(
     import logging
     from lightning.pytorch.loggers import CSVLogger
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
+    keep_memory()
     cfg, sampler, run, last = module.cfg, keeper.sampler, keeper.folder, keeper.folder/'last.safetensors'
     if last.exists():
         sampler.first = TensorIO().load_checkpoint(last)['callbacks']['Keeper']['done']//sampler.every
@@ -494,6 +506,7 @@ def _answers(
             none = torch.full((len(rows),), math.nan, device=dev)
             return torch.stack([none if y is None else y.float() for y in (p.direct, p.adjusted)])
     threads = torch.get_num_threads() if dev.type == 'cpu' else 1
+    if dev.type == 'cpu': keep_memory()
     if pieces: yield one(pieces[0])         # kernels are compiled here, before there are threads
     if threads == 1: yield from map(one, pieces[1:]); return
     torch.set_num_threads(1)
