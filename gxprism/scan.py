@@ -240,14 +240,14 @@ def _special_ops():
             return b.bitcast(b.add(b.bitcast(a[0], ivec), shift), vec)
         return V(V, V), gen
     @intrinsic
-    def fused(tc, x, y, z): # `x*y + z`, whatever `z` is made of
-        return V(V, V, V), lambda c, b, sig, a: _llvm(b, 'fma', LANES, vec, list(a))
+    def fused(tc, x, y, z): # `x*y + z`, whatever `z` is made of; two roundings where a core has no such instruction
+        return V(V, V, V), lambda c, b, sig, a: _llvm(b, 'fmuladd', LANES, vec, list(a))
     return dict(larger=larger, choose=choose, times_pow2=times_pow2, fused=fused)
 
 # %% ../nbs/20_scan.ipynb #n7671418112
 @lru_cache(None)
 def _sum_ops():
-    "`collect`: add the product of two vectors to half a one; `total`: of half a vector."
+    "`collect` adds the product of two vectors to half a one, `total` adds up half a one."
     from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic
@@ -265,7 +265,7 @@ def _sum_ops():
             s = read(b, p)
             for k in (0, HALF):
                 part = ir.Constant(ir.VectorType(ir.IntType(32), HALF), list(range(k, k + HALF)))
-                s = _llvm(b, 'fma', HALF, half, [b.shuffle_vector(v, v, part) for v in args[2:]] + [s])
+                s = _llvm(b, 'fmuladd', HALF, half, [b.shuffle_vector(v, v, part) for v in args[2:]] + [s])
             b.store(s, p).align = 4
             return c.get_dummy_value()
         return types.none(a, i, x, y), gen
