@@ -155,6 +155,17 @@ def _lane_type():
     return Lanes(), ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
 
 # %% ../nbs/20_scan.ipynb #c026
+def _place(c, b, sig, args, kind):
+    "Pointer to number `args[1]` of the array `args[0]`, as the beginning of a `kind`."
+    from numba import types
+    i = c.cast(b, args[1], sig.args[1], types.intp)
+    return b.bitcast(b.gep(c.make_array(sig.args[0])(c, b, args[0]).data, [i]), kind.as_pointer())
+
+def _read(c, b, sig, args, kind):
+    "The `kind` that stands there."
+    x = b.load(_place(c, b, sig, args, kind)); x.align = 4
+    return x
+
 @lru_cache(None)
 def _memory_ops():
     "`load`, `store`, `splat`, and `spread`: one number of an array in all lanes."
@@ -162,20 +173,12 @@ def _memory_ops():
     from numba import types
     from numba.extending import intrinsic
     V, vec, _ = _lane_type()
-    def place(c, b, sig, args, wide=True):
-        i = c.cast(b, args[1], sig.args[1], types.intp)
-        p = b.gep(c.make_array(sig.args[0])(c, b, args[0]).data, [i])
-        return b.bitcast(p, vec.as_pointer()) if wide else p
     @intrinsic
-    def load(tc, a, i):
-        def gen(c, b, sig, args):
-            x = b.load(place(c, b, sig, args)); x.align = 4
-            return x
-        return V(a, i), gen
+    def load(tc, a, i): return V(a, i), lambda c, b, sig, args: _read(c, b, sig, args, vec)
     @intrinsic
     def store(tc, a, i, x):
         def gen(c, b, sig, args):
-            b.store(args[2], place(c, b, sig, args)).align = 4
+            b.store(args[2], _place(c, b, sig, args, vec)).align = 4
             return c.get_dummy_value()
         return types.none(a, i, x), gen
     def repeat(b, x):
@@ -187,7 +190,7 @@ def _memory_ops():
         return V(x), lambda c, b, sig, a: repeat(b, c.cast(b, a[0], sig.args[0], types.float32))
     @intrinsic
     def spread(tc, a, i):
-        return V(a, i), lambda c, b, sig, args: repeat(b, b.load(place(c, b, sig, args, False)))
+        return V(a, i), lambda c, b, sig, args: repeat(b, _read(c, b, sig, args, ir.FloatType()))
     return dict(load=load, store=store, splat=splat, spread=spread)
 
 # %% ../nbs/20_scan.ipynb #c028
@@ -252,27 +255,20 @@ def _sum_ops():
     from numba import types
     from numba.extending import intrinsic
     f32, half = ir.FloatType(), ir.VectorType(ir.FloatType(), HALF)
-    def place(c, b, sig, args):
-        i = c.cast(b, args[1], sig.args[1], types.intp)
-        return b.bitcast(b.gep(c.make_array(sig.args[0])(c, b, args[0]).data, [i]), half.as_pointer())
-    def read(b, p):
-        x = b.load(p); x.align = 4
-        return x
     @intrinsic
     def collect(tc, a, i, x, y):
         def gen(c, b, sig, args):
-            p = place(c, b, sig, args)
-            s = read(b, p)
+            s = _read(c, b, sig, args, half)
             for k in (0, HALF):
                 part = ir.Constant(ir.VectorType(ir.IntType(32), HALF), list(range(k, k + HALF)))
                 s = _llvm(b, 'fmuladd', HALF, half, [b.shuffle_vector(v, v, part) for v in args[2:]] + [s])
-            b.store(s, p).align = 4
+            b.store(s, _place(c, b, sig, args, half)).align = 4
             return c.get_dummy_value()
         return types.none(a, i, x, y), gen
     @intrinsic
     def total(tc, a, i):
         def gen(c, b, sig, args):
-            x = read(b, place(c, b, sig, args))
+            x = _read(c, b, sig, args, half)
             return _llvm(b, 'vector.reduce.fadd', HALF, f32, [ir.Constant(f32, 0.), x], 'reassoc')
         return types.float32(a, i), gen
     return dict(collect=collect, total=total)
@@ -389,7 +385,7 @@ def close_rows(ins, strides, out, y, d, gated, at):
 
 def scan_forward(ins, strides, out, saved, shape, part):
     "Forward scan of some genes and channels; all arrays flat and float32."
-    a2, B, C, (us, ds, bs, cs, zs) = ins[2], ins[3], ins[4], strides
+    a2, B, C, bs, cs = *ins[2:5], *strides[2:4]
     (l, d, m, rank, reverse, gated, keep), (g0, g1, c0, c1) = shape, part
     steps, step, size, wide = (l + STEPS - 1)//STEPS, 1 - 2*reverse, (c1 - c0)*m, (c1 - c0)//LANES*PITCH
     h, tiles, decay = room(size), (room(wide), room(wide), room(wide)), (room(TILE), room(TILE))

@@ -83,14 +83,13 @@ def resolve_chrom(
     names,    # names a file knows; any collection of strings
 )->str:       # the spelling that the file uses
     "Find `name` in `names`, with or without `chr`; otherwise a `ValueError` lists some."
-    if name in names: return name
-    names = list(names)
+    if not isinstance(names, dict): names = list(names)
     bare = name[3:] if name.startswith('chr') else name
-    twins = [bare, 'chr' + bare]
+    twins = [name, bare, 'chr' + bare]
     if bare in ('M', 'MT'): twins += ['chrM', 'MT', 'M', 'chrMT']
     for twin in twins:
         if twin in names: return twin
-    some = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
+    some = ', '.join(list(names)[:8]) + (', ...' if len(names) > 8 else '')
     raise ValueError(f'no chromosome {name!r}; there are {len(names)}: {some}')
 
 # %% ../nbs/01_sequence.ipynb #c029
