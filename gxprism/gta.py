@@ -24,7 +24,7 @@ from torch import Tensor
 from .genes import read_annotation
 from .seqclass import BinFeatures
 from .store import Batch
-from .backbone import Prediction, build, register
+from .model import Prediction, build, register
 
 # %% ../nbs/25_gta.ipynb #c006
 CHOICES = dict(prompt=('full', 'off', 'alone'), attention=('native', 'causal', 'both'),
@@ -509,7 +509,7 @@ class _Frozen(nn.Module):
         return {'native': native, 'causal': 'causal', 'both': 'both' if self.decoder else 'full'}[self.cfg.attention]
 
 # %% ../nbs/25_gta.ipynb #c058
-@register('gta', GTAConfig)
+@register('gta', 'gxprism.gta:GTA')
 class GTA(_Frozen):
     "Bins aligned to the tokens of a frozen language model (arXiv 2410.01858)."
     def __init__(self, cfg:GTAConfig=GTAConfig()):

@@ -22,7 +22,7 @@ from .sequence import UNKNOWN, Genome, one_hot, resolve_chrom
 from .signals import BigWig, Track
 from .genes import read_genes
 from .store import DatasetSpec
-from .baselines import StepFunction, track_steps
+from .features import StepFunction, track_steps
 
 # %% ../nbs/24_seqclass.ipynb #c006
 def bin_starts(

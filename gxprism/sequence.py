@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complement', 'window', 'resolve_chrom', 'Reader', 'Genome',
-           'orient', 'random_reverse_complement', 'random_shift', 'crop']
+           'orient', 'random_reverse_complement', 'random_shift', 'crop', 'publish', 'digest', 'validate']
 
 # %% ../nbs/01_sequence.ipynb #c003
 import os
@@ -255,3 +255,35 @@ def crop(
                          f' n = {len(offsets)}, found {tuple(x.shape)}')
     at = (margin + offsets.to(x.device))[:, None] + torch.arange(length, device=x.device)
     return x[torch.arange(len(x), device=x.device)[:, None], at]
+
+# %% ../nbs/01_sequence.ipynb #tmp0
+import contextlib, hashlib, json, os, math, typing
+from pathlib import Path as _P
+@contextlib.contextmanager
+def publish(path, folder=False, overwrite=True):
+    path = _P(path); tmp = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        yield tmp
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+def digest(x):
+    if isinstance(x, _P): return hashlib.sha256(x.read_bytes()).hexdigest()
+    if isinstance(x, (bytes, bytearray)): return hashlib.sha256(x).hexdigest()
+    if hasattr(x, 'tobytes'): return hashlib.sha256(x.tobytes()).hexdigest()
+    if isinstance(x, str): return hashlib.sha256(x.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()
+def validate(cfg, least={}, positive=(), choices={}, more=()):
+    from dataclasses import fields
+    bad = []
+    for f in fields(cfg):
+        v = getattr(cfg, f.name)
+        if f.type is int and (isinstance(v, bool) or not isinstance(v, int)): bad.append(f'{f.name}: expected a whole number, found {v!r}')
+        elif f.type is float and (isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)): bad.append(f'{f.name}: expected a number, found {v!r}')
+        elif f.type is bool and not isinstance(v, bool): bad.append(f'{f.name}: expected true or false, found {v!r}')
+        elif f.type is str and not isinstance(v, str): bad.append(f'{f.name}: expected text, found {v!r}')
+        elif f.name in least and not v >= least[f.name]: bad.append(f'{f.name}: expected at least {least[f.name]}, found {v}')
+        elif f.name in positive and not v > 0: bad.append(f'{f.name}: expected a positive number, found {v}')
+        elif f.name in choices and v not in choices[f.name]: bad.append(f'{f.name}: expected one of {", ".join(map(str, choices[f.name]))}, found {v!r}')
+    bad += list(more)
+    if bad: raise ValueError(f'{type(cfg).__name__}: ' + '; '.join(bad))
