@@ -7,8 +7,6 @@ __all__ = ['RMSNorm', 'causal_conv', 'conv_silu', 'MambaParams', 'OneWayMamba', 
 
 # %% ../nbs/21_backbone.ipynb #c003
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

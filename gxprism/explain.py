@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REMOVALS', 'answers', 'evaluating', 'Part', 'parts', 'transplant', 'blank', 'shuffled', 'Removals', 'remove_each',
-           'reliance', 'pooled', 'reliance_figure', 'saturation_mutagenesis', 'mutagenesis_figure', 'Attribution',
+           'reliance', 'reliance_figure', 'saturation_mutagenesis', 'mutagenesis_figure', 'Attribution',
            'input_gradients', 'integrated_gradients', 'window_occlusion', 'occlusion_figure']
 
 # %% ../nbs/27_explain.ipynb #c003
@@ -24,8 +24,9 @@ from .sequence import one_hot
 from .store import Batch, GeneStore
 from .metrics import METRICS, blocks, compare
 from .plot import PALETTE, STYLE
-from .backbone import Prediction
-from .train import TrainedRun, _device, load_run, predict
+from .features import pooled
+from .model import Prediction
+from .train import TrainedRun, load_run, pick_device, predict
 
 # %% ../nbs/27_explain.ipynb #c006
 def answers(
@@ -197,7 +198,7 @@ def _question(
     if labelled.sum() < 2:
         raise ValueError(f'rows: expected at least 2 labelled genes, found {labelled.sum()} of {len(rows)}')
     if t: predict(model, store, rows=rows[labelled][:1], device=device)    # refuses a wrong store
-    dev = _device(device) if isinstance(model, (nn.Module, TrainedRun)) else torch.device('cpu')
+    dev = pick_device(device) if isinstance(model, (nn.Module, TrainedRun)) else torch.device('cpu')
     return _Question(rows[labelled], target, window, int((~labelled).sum()), dev)
 
 # %% ../nbs/27_explain.ipynb #c026
@@ -322,17 +323,6 @@ def _donors(
             donor = blank(store, q.rows, r, q.window, derived).to(q.device)
             out.append((r, 0, lambda batch, donor=donor: donor))
     return out
-
-# %% ../nbs/27_explain.ipynb #c036
-def pooled(
-    batch:Batch, # `n` genes
-    bins:int=20, # bins per window; divides it
-)->np.ndarray:   # mean of each track in each bin, then the features; `(n, s*bins + r)` float64
-    "Features for a classical predictor, from nothing but the batch."
-    n, l, s = batch.signals.shape
-    if l % bins: raise ValueError(f'bins: expected a divisor of the window of {l} bases, found {bins}')
-    x = batch.signals.double().reshape(n, bins, l//bins, s).mean(2).transpose(1, 2).reshape(n, -1)
-    return torch.cat([x, batch.features.double()], 1).cpu().numpy()
 
 # %% ../nbs/27_explain.ipynb #c039
 _NAMES = dict(mse='MSE', mae='MAE', pearson='Pearson correlation', spearman='Spearman correlation')

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .genes import read_annotation
-from .seqclass import BinFeatures
+from .bins import BinFeatures
 from .store import Batch
 from .model import Prediction, build, register
 
@@ -509,9 +509,9 @@ class _Frozen(nn.Module):
         return {'native': native, 'causal': 'causal', 'both': 'both' if self.decoder else 'full'}[self.cfg.attention]
 
 # %% ../nbs/25_gta.ipynb #c058
-@register('gta', 'gxprism.gta:GTA')
 class GTA(_Frozen):
     "Bins aligned to the tokens of a frozen language model (arXiv 2410.01858)."
+    config_class = GTAConfig
     def __init__(self, cfg:GTAConfig=GTAConfig()):
         super().__init__(cfg)
         words, f = self.words.float(), len(cfg.labels)

@@ -259,6 +259,7 @@ def _keeper():
     "The class that keeps best weights and state, and shows one progress bar."
     import lightning as L
     class Keeper(L.Callback):
+        state_key = 'Keeper'
         def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str):
             self.folder, self.progress, self.sampler, self.label = folder, progress, sampler, label
             self.best, self.best_step, self.done = math.inf, 0, 0
