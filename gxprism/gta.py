@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .genes import read_annotation
-from .seqclass import BinFeatures
+from .bins import BinFeatures
 from .store import Batch
 from .backbone import Prediction, build, register
 
