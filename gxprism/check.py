@@ -113,7 +113,8 @@ def _track_warnings(surveys)->list[str]:
                 as_is, turned = np.corrcoef(a, b)[0, 1], np.corrcoef(a, b[::-1])[0, 1]
                 if turned > as_is + .3: out.append(
                     f'track {n}: its profile on the minus strand mirrors that on the plus strand '
-                    f'(correlation {turned:.2f}, as it stands {as_is:.2f}): turned twice?')
+                    f'(correlation {turned:.2f}, as it stands {as_is:.2f}): starts moved '
+                    'along the genome, or one strand turned?')
     roles = {s.track.role for s in surveys}
     return out + [f'no {r} track: Prism needs one; direct fusion does not' for r in ROLES
                   if r not in roles]
@@ -136,6 +137,12 @@ def _gene_warnings(spec, genes, genome, sample=500)->list[str]:
     sizes = [(genes[f] == 'test').sum() for f in spec.genes.folds]
     if sizes and max(sizes) > 2 * min(sizes): out.append(
         f'folds differ: between {min(sizes):,} and {max(sizes):,} genes to test on')
+    target = spec.genes.targets[0].column if spec.genes.targets else None
+    for f in spec.genes.folds:
+        t = fold_table(genes, f, target)
+        if target and t.labelled.min() == 0:
+            out.append(f'{f}: no labelled gene to {t.labelled.idxmin()} on')
+        if t.shared['test']: out.append(f'{f}: chromosomes are shared between its parts')
     return out
 
 # %% ../nbs/35_check.ipynb #ck17

@@ -27,6 +27,7 @@ MARKS = pd.DataFrame([
     ('H2A\\.?F?\\.?Z|HTZ1', 'foreground', True, '', 'histone variant beside starts'),
     ('ATAC|DNase|DHS|FAIRE', 'background', True, '',
      'openness of the chromatin, shared by neighbours'),
+    ('TBP|TAF1|TFII[A-Z]', 'foreground', True, '', 'factors that bring polymerase to the start'),
     ('MNase|nucleosome', 'background', False, '', 'where nucleosomes sit; low at starts'),
     ('H3K27me3|H3K9me[123]|H2AK119ub|H4K20me|lamin|LMNB1|DamID', 'background', False, '',
      'repression of domains wider than a gene'),
@@ -86,7 +87,7 @@ def recorded(
     "What is known of a track that somebody has decided about already."
     idea = propose(track.name) or {}
     reason = idea.get('reason') if idea.get('role') == track.role else None
-    return dict(said=['role', 'transform'], reason=reason or 'as you said',
+    return dict(said=['role', 'transform'], reason=reason or 'as dataset.json says',
                 warning=idea.get('warning', ''), peaks=idea.get('peaks', False))
 
 # %% ../nbs/18_survey.ipynb #sv13
