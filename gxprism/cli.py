@@ -76,7 +76,7 @@ def write_table(
 # %% ../nbs/39_cli.ipynb #c006
 def _simulate(a):
     from gxprism.simulate import SimConfig
-    from gxprism.simulate import simulate
+    from gxprism.render import simulate
     config = SimConfig(n_genes=a.genes, n_chromosomes=a.chromosomes, seed=a.seed)
     out = simulate(a.out, config, progress=a.progress)
     print(f'simulated {a.genes} genes on {a.chromosomes} chromosomes in {out}')
@@ -184,7 +184,7 @@ def _score_all(
 # %% ../nbs/39_cli.ipynb #c012
 def _run(a):
     from gxprism.plot import predicted_vs_observed, save
-    from gxprism.simulate import simulate
+    from gxprism.render import simulate
     from gxprism.store import DatasetSpec, prepare
     from gxprism.train import pick_device
     pick_device(a.device)
