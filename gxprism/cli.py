@@ -24,7 +24,8 @@ def _set(
 
 # %% ../nbs/28_cli.ipynb #c006
 def _simulate(a):
-    from gxprism.simulate import SimConfig, simulate
+    from gxprism.simulate import SimConfig
+    from gxprism.render import simulate
     out = simulate(a.out, SimConfig(n_genes=a.genes, n_chromosomes=a.chromosomes, seed=a.seed), progress=a.progress)
     print(f'simulated {a.genes} genes on {a.chromosomes} chromosomes in {out}')
 
@@ -121,7 +122,7 @@ def _figures(
         save(getattr(fig, 'figure', fig), f'predicted_{name}', folder=folder)
 
 def _run(a):
-    from gxprism.simulate import simulate
+    from gxprism.render import simulate
     from gxprism.store import DatasetSpec, prepare
     work = Path(a.work)
     data = Path(a.data) if a.data else work/'simulated'

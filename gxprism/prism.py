@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from .sequence import one_hot
 from .store import Batch
-from .scan import LANES, kernels, run_parts, work_parts
-from .backbone import Backbone, Prediction, compiled, register
+from .kernels import LANES, compiled, kernels, run_parts, work_parts
+from .backbone import Backbone, Prediction, register
 
 # %% ../nbs/22_prism.ipynb #c006
 @dataclass(frozen=True)
