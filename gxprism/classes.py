@@ -59,7 +59,9 @@ class TrackPart(Part):
         known = _LABELS.get(track.name.lower(), (track.name, f'signal of {track.name}'))
         name, label = (f'{known[0]}_{note}', f'{known[1]} in {note}') if note else known
         self.track, self.root, self.columns = track, Path(root), (Column(name, label, 'signal'),)
-        self.files, self.about = (self.root/track.file,), dict(track=track.to_dict())
+        self.files, self.about = (self.root/track.file,), dict(track=track.name,
+            transform=track.transform,
+                                                             missing=track.missing)
         self.lengths = BigWig(self.root/track.file).lengths
     def read(self, chrom):
         try: resolve_chrom(chrom, self.lengths)
@@ -88,7 +90,7 @@ class StartPart(Part):
     ):
         table = read_genes(spec.root/spec.genes.file, spec.genes)
         self.files, self.known = (spec.root/spec.genes.file,), set(table.gene_id)
-        self.about = dict(genes=spec.genes.to_dict())
+        self.about = dict(tss_base=spec.genes.tss_base)
         self.by_chrom = dict(iter(table.groupby(table.chrom.str.removeprefix('chr'))))
     def read(self, chrom):
         t = self.by_chrom.get(chrom.removeprefix('chr'))
