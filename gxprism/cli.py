@@ -97,7 +97,7 @@ def _train(a):
     own = ('batch_size', 'max_steps', 'lr', 'n_contexts', 'window')
     given = {k: getattr(a, k) for k in own if getattr(a, k) is not None}
     free = {'stop_after', 'devices', 'nodes', 'changes'}
-    more = settings(a.set, {*given, *inspect.signature(fit).parameters} - free)
+    more = settings(a.set, {*given, 'seed', *inspect.signature(fit).parameters} - free)
     store = GeneStore(a.store).oriented() if a.oriented else GeneStore(a.store)
     run = fit(store, a.run, a.model, a.preset, target=a.target, fold=a.fold, seed=a.seed,
               device=a.device, progress=a.progress, **given | more)
@@ -133,8 +133,18 @@ def _evaluate(a):
     print(evaluate(table, a.split, n_boot=a.bootstrap).round(4).to_string(index=False))
 
 def _check(a):
-    from gxprism.store import check_store
-    print(check_store(a.store))
+    if not (a.data or a.store): raise ValueError('expected --data or --store')
+    if a.data:
+        from gxprism.check import check
+        if faults := check(a.data).faults: raise ValueError('; '.join(faults))
+    if a.store:
+        from gxprism.store import check_store
+        print(check_store(a.store))
+
+def _init(a):
+    from gxprism.intake import init
+    given = {k: v for k, v in vars(a).items() if k not in ('command', 'call', 'progress')}
+    init(**given)
 
 # %% ../nbs/39_cli.ipynb #c008
 def _fetch(a):
@@ -264,13 +274,14 @@ def _data_commands(add):
     p.add_argument('--workers', type=_whole(), default=1, help='processes')
     p.add_argument('--overwrite', action='store_true', help='replace a store of other files')
     _options(p, '--store')
-    p = add('check', _check, 'compare every number of a store with the checksums written with it')
-    _options(p, '--store')
+    p = add('check', _check, 'look at everything in a data set, or verify every number of a store')
+    p.add_argument('--data', help='folder with a dataset.json, or the file')
+    p.add_argument('--store', help='folder of a store')
+    _options(p)
 
 # %% ../nbs/39_cli.ipynb #c015
 def _model_commands(add):
     "Arguments of run, train, predict and evaluate."
-    from gxprism import __version__
     p = add('run', _run, 'the whole chain: store, classical models, direct fusion, Prism, scores')
     p.add_argument('--data', help='folder with a dataset.json (default: simulate a cell line)')
     p.add_argument('--work', default='.gxprism', help='folder for everything that is made')
@@ -297,10 +308,16 @@ def _model_commands(add):
     p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
     _options(p, '--store', '--run', '--set', '--device')
 
-def parser()->argparse.ArgumentParser: # of the program `gxprism`
-    "All commands and their arguments, in order of use."
+class _Parser(argparse.ArgumentParser):
+    "A parser that complains in one line."
+    def error(self, message): self.exit(2, f'{self.prog}: {message}; see {self.prog} --help\n')
+
+def parser(
+    command:str=None, # the one to be run; None for none
+)->argparse.ArgumentParser: # of the program `gxprism`
+    "All commands and their arguments, in order of use; those of `init` if that is to be run."
     what = 'Predict gene expression from DNA and the epigenomic signals around it.'
-    top = argparse.ArgumentParser('gxprism', description=what)
+    top = _Parser('gxprism', description=what)
     top.add_argument('--version', action='version', version=f'gxprism {gxprism.__version__}')
     commands = top.add_subparsers(dest='command', metavar='COMMAND')
     def add(name, work, what):
@@ -308,6 +325,13 @@ def parser()->argparse.ArgumentParser: # of the program `gxprism`
         p = commands.add_parser(name, help=what, description=what, formatter_class=form)
         p.set_defaults(call=work)
         return p
+    p = add('init', _init, "make a data set from a laboratory's files: annotation, tables, tracks")
+    p.add_argument('--out', required=True, help='folder to write into')
+    p.add_argument('--again', action='store_true',
+                   help='take what is not given from its dataset.json')
+    if command == 'init':
+        from gxprism.intake import add_arguments
+        add_arguments(p)
     _data_commands(add)
     _model_commands(add)
     return top
@@ -317,7 +341,8 @@ def main(
     argv=None, # arguments; None for those of the process
 )->int:        # exit status: 0 done, 1 a defect of ours, 2 bad input, 130 interrupted
     "Entry point of the program `gxprism`."
-    top = parser()
+    argv = sys.argv[1:] if argv is None else argv
+    top = parser(*argv[:1])
     a = top.parse_args(argv)
     if not a.command: return top.print_help()
     for k, v in dict(OMP_WAIT_POLICY='PASSIVE',

@@ -284,8 +284,8 @@ def _keeper():
             self.bar.set_postfix_str(f'val mse {mse:.3f}')
             if not math.isfinite(mse):
                 raise Diverged(f'the validation error is {mse} after {self.done} of '
-                               f'{cfg.max_steps} steps: try a smaller lr (it is {cfg.lr:g}), or look for '
-                               'extreme values in signals, features and targets')
+                               f'{cfg.max_steps} steps: try a smaller lr (it is {cfg.lr:g}), '
+                               'or look for extreme values in signals, features and targets')
             if mse < self.best:
                 self.best, self.best_step = mse, self.done
                 if trainer.is_global_zero:
