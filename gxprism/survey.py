@@ -111,7 +111,7 @@ class Survey:
     contrast:float
     genes:int             # genes looked at
     profile:dict          # strand -> mean in bins of `STEP` bases, in the genes' direction
-    note:str=''           # resolution and balancing of contacts
+    note:str=''           # negative values; resolution and balancing of contacts
 
     def row(self)->dict: # for a table
         "The survey in one line."
@@ -178,7 +178,8 @@ def survey_track(
                   covered / max(sum(reader.lengths.values()), 1),
                   float(np.isfinite(near).mean()) if len(x) else 0., low, high,
                   float((at - away).mean()) / spread if spread else 0., len(x),
-                  {s: bins[strand == s].mean(0) for s in '+-' if (strand == s).any()})
+                  {s: bins[strand == s].mean(0) for s in '+-' if (strand == s).any()},
+                  'negative values' if low < 0 else '')
 
 def _survey_contacts(track, root, genes, lengths, how, sample)->Survey:
     "Look at a contact map; more than one resolution without a choice is a `ValueError`."
