@@ -10,10 +10,10 @@ __all__ = ['FEATURE_SETS', 'TSS_LENGTH', 'DECAYS', 'StepFunction', 'track_steps'
 import numpy as np
 import pandas as pd
 
-from .sequence import Genome, resolve_chrom, window
+from .sequence import Genome, find_chrom, resolve_chrom, window
 from .signals import TRANSFORMS, Track, fill, open_track
 from .genes import read_genes
-from .store import Batch, DatasetSpec
+from .store import Batch, DatasetSpec, lacks
 
 # %% ../nbs/12_features.ipynb #c006
 class StepFunction:
@@ -52,8 +52,8 @@ def track_steps(
     import pyBigWig
     parts, rest = [np.zeros((0, 3))], float(track.apply(np.array([track.missing]))[0])
     with pyBigWig.open(str(root/track.file)) as bw:
-        chrom = resolve_chrom(chrom, bw.chroms())
-        length = bw.chroms()[chrom]
+        chrom = find_chrom(chrom, bw.chroms())               # None: not measured
+        length = bw.chroms()[chrom] if chrom else 0
         for lo in range(0, length, piece):
             hi = min(lo + piece, length)
             found = np.array(bw.intervals(chrom, lo, hi) or (), np.float64).reshape(-1, 3)
@@ -72,9 +72,10 @@ def contact_steps(
     end:int,     # one past the last base wanted
 )->StepFunction: # of the transformed contact with the TSS
     "The contact of a stretch of DNA with one TSS, as a step function."
+    rest = float(track.apply(np.array([track.missing]))[0])
+    if lacks(reader, chrom): return StepFunction([], [], [], rest)             # not measured
     values, first, size = reader.profile(chrom, tss, start, end)
     at = (first + np.arange(len(values)))*size
-    rest = float(track.apply(np.array([track.missing]))[0])
     return StepFunction(at, at + size, track.apply(fill(values, track.missing)[0]), rest)
 
 # %% ../nbs/12_features.ipynb #c015
