@@ -157,8 +157,9 @@ class SeiClasses:
         if isinstance(projection, (str, Path)):
             if not Path(projection).is_file():
                 raise FileNotFoundError(f'projection: no file {projection}. {_WHERE}')
-            try: projection = np.load(projection, allow_pickle=False)
-            except (ValueError, EOFError) as e: raise ValueError(f'{projection}: {e}') from None
+            try: projection = np.load(projection, mmap_mode='r', allow_pickle=False)
+            except (ValueError, EOFError,
+                    OSError) as e: raise ValueError(f'{projection}: {e}') from None
         v, targets = torch.as_tensor(np.asarray(projection)).float(), net.cfg.targets
         if v.ndim != 2 or v.shape[1] != targets or len(v) < len(SEI_CLASSES):
             raise ValueError(f'projection: expected at least {len(SEI_CLASSES)} rows of {targets}'
