@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .genes import split_indices
 from .store import Batch, GeneStore
 from .metrics import METRICS, blocks, compare
-from .backbone import Prediction
+from .model import Prediction
 from .train import TrainedRun, load_run, predict
 
 # %% ../nbs/27_explain.ipynb #c006

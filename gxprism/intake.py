@@ -14,15 +14,14 @@ import numpy as np
 import pandas as pd
 from fastcore.docments import docments
 
-from .sequence import Genome, publish
+from .sequence import Genome, find_chrom, publish
 from .signals import Track
 from .genes import GeneTableSpec
 from .store import FORMAT, DatasetSpec
 from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
                                 read_transcripts)
 from .expression import gene_values, read_expression, scaled, signal_at_starts
-from .survey import (assembly_faults, find_chrom, make_folds, parse_track, recorded,
-                            survey_track)
+from .survey import (assembly_faults, make_folds, parse_track, recorded, survey_track)
 from .check import Report, check, inspect
 
 # %% ../nbs/36_intake.ipynb #in06
