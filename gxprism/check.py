@@ -31,7 +31,11 @@ class Report:
     figures: tuple = ()                         # (alternative text, PNG)
 
     def __str__(self):
-        indent = lambda t: '\n'.join('  ' + r for r in t.to_string(index=False).splitlines())
+        def indent(t):
+            why = [f'{r.track} is {r.role}: {r.because}'
+                   for r in t.itertuples()] if 'because' in t else []
+            table = t.drop(columns=['because', 'role'] if why else []).to_string(index=False)
+            return '\n'.join('  ' + r for r in (*table.splitlines(), *why))
         say = [f'FAULT: {f}' for f in self.faults] + [f'warning: {w}' for w in self.warnings]
         return '\n\n'.join([self.name, *(f'{h}\n{indent(t)}' for h, t in self.sections.items()),
                             '\n'.join(say) or 'no warnings'])
