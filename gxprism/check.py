@@ -73,7 +73,7 @@ def _png(draw, size=(6, 2.8))->bytes:
 
 def _figures(genes, target, surveys)->list:
     "Distribution of the target, and the mean profile of each bigWig around starts."
-    from gxprism.plot import PALETTE
+    from gxprism.plot import PALETTE, color
     from gxprism.survey import REACH, STEP
     out = []
     if target is not None:
@@ -92,7 +92,7 @@ def _figures(genes, target, surveys)->list:
                     ax.plot(x, s.profile[strand], style, color=colour, label=f'{strand} strand')
             ax.legend()
             ax.set(xlabel="bases from the start, in the gene's own direction", ylabel=s.track.name)
-        colour = PALETTE['signal' if s.track.role == 'foreground' else 'background']
+        colour = color(s.track.name)
         at = int(x[int(max(s.profile.values(), key=max).argmax())])
         out.append((f'Mean {s.track.name} around the starts of {s.genes:,} genes, plus and minus '
                     f'strand apart; highest {at:+,} bases from the start', _png(lines)))
