@@ -37,7 +37,7 @@ def _read_json(
     if d.get('format') != FORMAT:
         raise ValueError(f"{path.name}: field 'format': expected {FORMAT!r}, found {d.get('format')!r}")
     bad = [f"field {k!r} is missing" for k in sorted(_KEYS-set(d))] + \
-          [f"field {k!r} is unknown" for k in sorted(set(d)-_KEYS)]
+          [f"field {k!r} is unknown" for k in sorted(set(d)-_KEYS-{'intake'})]
     if bad: raise ValueError(f"{path.name}: " + '; '.join(bad))
     return d
 
@@ -191,6 +191,16 @@ def _contact_bins(
     "Bins that a window of `length` bases can touch, wherever it starts."
     return -(-(length - 1)//size) + 1
 
+def _lacks(
+    reader,    # of a track
+    chrom:str, # chromosome of the genome
+)->bool:
+    "Whether a track knows nothing of a chromosome."
+    names = getattr(reader, 'lengths', None) or getattr(reader, 'files', {})
+    try: resolve_chrom(chrom, names)
+    except ValueError: return True
+    return False
+
 def _fill_rows(
     folder:Path,       # store under construction
     spec:DatasetSpec,  # data set
@@ -208,6 +218,10 @@ def _fill_rows(
     bigwigs = [t for t in spec.tracks if t.kind == 'bigwig']
     for k, t in enumerate(bigwigs):
         reader = bigwig(open_track(t, spec.root).path)
+        if _lacks(reader, chrom):                    # not measured
+            signals[rows, :, k] = t.missing
+            missing[t.name] += len(rows)*2*half
+            continue
         for i in np.argsort(tss):
             x, gaps = fill(reader.fetch(chrom, int(tss[i]) - half, int(tss[i]) + half), t.missing)
             signals[rows[i], :, k], missing[t.name] = x, missing[t.name] + gaps
@@ -228,6 +242,9 @@ def _fill_contacts(
     "Write the contact of each bin with the TSS's bin, and where the first bin lies."
     values, first = (np.load(folder/f'{f}_{k}.npy', mmap_mode='r+') for f in ('contact', 'first'))
     reader, gaps = open_track(track, spec.root), 0
+    if _lacks(reader, chrom):                        # not measured
+        values[rows], first[rows] = track.missing, (tss - half)//reader.bin_size
+        return len(rows)*values.shape[1]
     for i in np.argsort(tss):
         x, bin0, size = reader.profile(chrom, int(tss[i]), int(tss[i]) - half, int(tss[i]) + half)
         x, g = fill(x, track.missing)
