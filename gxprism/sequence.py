@@ -333,6 +333,7 @@ def validate(
     positive=(),   # fields that must be above zero
     choices={},    # field -> values allowed
     more=(),       # further faults, one text each
+    where='',      # what the message begins with; the name of the class
 ):
     "Check the types and ranges of a config; `ValueError` lists every fault."
     try: kinds = get_type_hints(type(cfg))
@@ -351,7 +352,7 @@ def validate(
         elif f.name in choices and v not in choices[f.name]:
             some = ', '.join(map(str, choices[f.name]))
             bad.append(f'{f.name}: expected one of {some}, found {v!r}')
-    if bad := bad + list(more): raise ValueError(f'{type(cfg).__name__}: ' + '; '.join(bad))
+    if bad := bad + list(more): raise ValueError(f'{where or type(cfg).__name__}: ' + '; '.join(bad))
 
 # %% ../nbs/01_sequence.ipynb #c031
 class _Text:
