@@ -257,7 +257,8 @@ def bigwig_reader(
     try: import pybigtools
     except ImportError:
         if name == 'auto': return BigWig
-        raise ImportError("reader 'pybigtools' is not installed: pip install gxprism[fast]") from None
+        raise ImportError("reader 'pybigtools' is not installed:"
+                          " pip install gxprism[fast]") from None
     return FastBigWig
 
 # %% ../nbs/02_signals.ipynb #c023
@@ -361,8 +362,8 @@ def _balance(columns, wanted):
     if wanted not in others:
         raise ValueError(f"balance: no weights {wanted!r}; there are {', '.join(others) or 'none'};"
                          " name one, or 'none' for raw counts" if wanted else
-                         f"has weights {', '.join(others)} and none named 'weight': say which to use"
-                         " with balance, or 'none' for raw counts")
+                         f"has weights {', '.join(others)} and none named 'weight': say"
+                         " which to use with balance, or 'none' for raw counts")
     return wanted
 
 # %% ../nbs/02_signals.ipynb #c037
