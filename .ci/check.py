@@ -85,7 +85,7 @@ def readme_text():
         text = (Path(t)/'README.md').read_text()
     text = re.sub(r'```\w*\n#\| echo: false\n.*?```\n', '', text, flags=re.S)
     text = re.sub(r'```\n(?=from gxprism)', '```python\n', text)
-    text = text.replace('../figures/', 'figures/').replace('../data/', 'data/')
+    text = re.sub(r'\]\(\.\./', '](', text)                       # this folder, seen from nbs
     text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
