@@ -278,8 +278,8 @@ def publish(
         _place(new, target, overwrite, known)
         made = []
     except OSError as e:
-        # what the user knows
-        if e.filename and '.partial-' in str(e.filename): e.filename = str(path)
+        if e.errno and (e.filename is None or '.partial-' in str(e.filename)):
+            e.filename = str(path)                   # what the user knows
         raise
     finally:
         if lock: shutil.rmtree(work, ignore_errors=True); lock.close()

@@ -390,6 +390,9 @@ class Contacts(_H5):
             if self.balance and not np.isfinite(map_.bins()[self.balance][:].to_numpy()).any():
                 raise ValueError(f'weights {self.balance!r} hold no number; balance the map again')
 
+    @property
+    def balanced(self)->bool: return self.balance is not None
+
     def profile(
         self,
         chrom:str, # chromosome, `chrX` or `X`
@@ -450,17 +453,23 @@ class ContactProfiles:
         self.lengths = dict.fromkeys(self.files)     # chromosomes; how long they are is not said
     def __repr__(self): return f'ContactProfiles({self.path.name!r}, {len(self.files)} chromosomes)'
 
+    def key(self, chrom, tss):
+        "File and name of the list of one gene; the name is None if there is none."
+        name = resolve_chrom(chrom, self.files)
+        with reading((file := self.files[name]).path):
+            keys = (f'{name}_{tss}', f'{name[3:]}_{tss}')
+            return file, next((k for k in keys if k in file.handle), None)
+
     def stored(
         self,
         chrom:str, # chromosome, `chrX` or `X`
         tss:int,   # position of the TSS base; 0-based
     )->np.ndarray: # published values at the bases around the TSS, here `l` = 200,000; `(l,)`
         "Read the list of one gene; one that is absent raises a `ValueError`."
-        name = resolve_chrom(chrom, self.files)
-        file, keys = self.files[name], (f'{name}_{tss}', f'{name[3:]}_{tss}')
+        file, key = self.key(chrom, tss)
         with reading(file.path):
-            key = next((k for k in keys if k in file.handle), None)
-            if key is None: raise ValueError(f'no profile {keys[0]!r}')
+            if key is None:
+                raise ValueError(f'no profile {f"{resolve_chrom(chrom, self.files)}_{tss}"!r}')
             values = np.asarray(file.handle[key][:], dtype=np.float32)
             if np.isinf(values).any(): raise ValueError(f'infinite value in {key!r}')
         return values
