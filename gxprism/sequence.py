@@ -213,6 +213,7 @@ def recover(
         shutil.rmtree(work, ignore_errors=True)
     return target.exists()
 
+# %% ../nbs/01_sequence.ipynb #s001
 def _place(new, target, overwrite, known):
     "Move `new` to `target`; a replaced folder, whose files were `known`, ends beside `new`."
     taken = FileExistsError(f'{target}: something was put there while we wrote;'
@@ -360,7 +361,8 @@ def validate(
         elif f.name in choices and v not in choices[f.name]:
             some = ', '.join(map(str, choices[f.name]))
             bad.append(f'{f.name}: expected one of {some}, found {v!r}')
-    if bad := bad + list(more): raise ValueError(f'{where or type(cfg).__name__}: ' + '; '.join(bad))
+    if bad := bad + list(more): raise ValueError(f'{where or type(cfg).__name__}: '
+                                                 + '; '.join(bad))
 
 # %% ../nbs/01_sequence.ipynb #c031
 class _Text:

@@ -67,38 +67,42 @@ class DatasetSpec:
                              + '\n'.join(f'- {b}' for b in bad))
         return spec
 
-    def problems(self)->list[str]: # one sentence per problem; empty when all is well
-        "Check the parts against each other and against the disk."
-        bad, tracks = no_text(self, 'name', 'assembly', 'fasta'), [t for t in self.tracks if t]
-        if not bad and not re.fullmatch(r'\w([\w .+()-]{0,98}[\w+)])?', self.name):
-            bad.append(f'name: expected a plain name of at most 100 letters, found {self.name!r}')
-        names = [t.name for t in tracks]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        bad += [f'tracks: the name {n!r} is used twice' for n in twice]
-        files = [('fasta', self.fasta)] + [(f'tracks: {t.name}', t.file.split('::')[0])
-                                           for t in tracks]
-        if self.genes: files += [('genes', self.genes.file)]
-        for what, f in files:
-            if not isinstance(f, str) or not f.strip(): continue
-            try:
-                with reading(self.root/f, folder=what.startswith('tracks')): pass
-            except FileNotFoundError: bad.append(f'{what}: file {f!r} not found')
-            except ValueError as e: bad.append(f'{what}: {e}')
-        for f in self.genes.features if self.genes else ():
-            bad += [f'genes: feature {f.column!r} is derived from {t!r}, which is no track'
-                    f' (tracks: {names})'
-                    for t in f.derived_from if t not in names]
-        return bad
+# %% ../nbs/04_store.ipynb #s001
+@patch
+def problems(self:DatasetSpec)->list[str]: # one sentence per problem; empty when all is well
+    "Check the parts against each other and against the disk."
+    bad, tracks = no_text(self, 'name', 'assembly', 'fasta'), [t for t in self.tracks if t]
+    if not bad and not re.fullmatch(r'\w([\w .+()-]{0,98}[\w+)])?', self.name):
+        bad.append(f'name: expected a plain name of at most 100 letters, found {self.name!r}')
+    names = [t.name for t in tracks]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    bad += [f'tracks: the name {n!r} is used twice' for n in twice]
+    files = [('fasta', self.fasta)] + [(f'tracks: {t.name}', t.file.split('::')[0])
+                                       for t in tracks]
+    if self.genes: files += [('genes', self.genes.file)]
+    for what, f in files:
+        if not isinstance(f, str) or not f.strip(): continue
+        try:
+            with reading(self.root/f, folder=what.startswith('tracks')): pass
+        except FileNotFoundError: bad.append(f'{what}: file {f!r} not found')
+        except ValueError as e: bad.append(f'{what}: {e}')
+    for f in self.genes.features if self.genes else ():
+        bad += [f'genes: feature {f.column!r} is derived from {t!r}, which is no track'
+                f' (tracks: {names})'
+                for t in f.derived_from if t not in names]
+    return bad
 
-    def outside(self)->list[str]: # as written
-        "The files that lie outside the folder of `dataset.json`."
-        named = [self.fasta, self.genes.file] + [t.file for t in self.tracks]
-        return [f for f in named if os.path.isabs(f) or '..' in Path(f).parts]
+@patch
+def outside(self:DatasetSpec)->list[str]: # as written
+    "The files that lie outside the folder of `dataset.json`."
+    named = [self.fasta, self.genes.file] + [t.file for t in self.tracks]
+    return [f for f in named if os.path.isabs(f) or '..' in Path(f).parts]
 
-    def to_dict(self)->dict: # the content of `dataset.json`
-        "The specification as it would be written."
-        return dict(format=FORMAT, name=self.name, assembly=self.assembly, fasta=self.fasta,
-                    genes=self.genes.to_dict(), tracks=[t.to_dict() for t in self.tracks])
+@patch
+def to_dict(self:DatasetSpec)->dict: # the content of `dataset.json`
+    "The specification as it would be written."
+    return dict(format=FORMAT, name=self.name, assembly=self.assembly, fasta=self.fasta,
+                genes=self.genes.to_dict(), tracks=[t.to_dict() for t in self.tracks])
 
 # %% ../nbs/04_store.ipynb #c016
 @dataclass(frozen=True)
@@ -188,6 +192,7 @@ class Plan:
     readers:dict               # track name -> its reader
     absent:dict                # track name -> chromosomes of genes that it lacks
 
+# %% ../nbs/04_store.ipynb #s002
 def plan_store(
     spec:DatasetSpec,    # data set
     reader:str='auto',   # who unpacks bigWig files, see `bigwig_reader`
@@ -247,6 +252,20 @@ def _fit(x, t, dtype, where):
                          f' ({x.min():g}); use asinh or none for a signed signal')
     return y
 
+def _nowhere(reader, at):
+    "The profile of a gene on a chromosome that a contact map lacks."
+    bins = np.arange(at[0]//reader.bin_size, (at[1] - 1)//reader.bin_size + 1)
+    return np.full(len(bins), np.nan, np.float32), bins[0], reader.bin_size
+
+def _follow(parent):
+    "End this process soon after its parent, if that is killed; nothing in the parent itself."
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    if os.getpid() != parent and 'follow' not in {t.name for t in threading.enumerate()}:
+        threading.Thread(target=watch, name='follow', daemon=True).start()
+
+# %% ../nbs/04_store.ipynb #s003
 def _fill_rows(
     folder:Path,       # store under construction
     spec:DatasetSpec,  # data set
@@ -282,19 +301,6 @@ def _fill_rows(
             measured[rows[i], s], gaps = len(x) - gap, gaps + gap
         k, c, missing[t.name] = k + per_base, c + (not per_base), gaps
     return missing
-
-def _nowhere(reader, at):
-    "The profile of a gene on a chromosome that a contact map lacks."
-    bins = np.arange(at[0]//reader.bin_size, (at[1] - 1)//reader.bin_size + 1)
-    return np.full(len(bins), np.nan, np.float32), bins[0], reader.bin_size
-
-def _follow(parent):
-    "End this process soon after its parent, if that is killed; nothing in the parent itself."
-    def watch():
-        while os.getppid() == parent: time.sleep(1)
-        os._exit(1)
-    if os.getpid() != parent and 'follow' not in {t.name for t in threading.enumerate()}:
-        threading.Thread(target=watch, name='follow', daemon=True).start()
 
 # %% ../nbs/04_store.ipynb #c023
 def _allocate(
