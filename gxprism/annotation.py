@@ -6,7 +6,8 @@
 __all__ = ['RULES', 'open_text', 'Annotation', 'read_transcripts', 'read_choice', 'choose_tss', 'mrna_parts', 'mrna_features']
 
 # %% ../nbs/13_annotation.ipynb #an03
-import csv, gzip, re
+import gzip, re, zlib
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,59 +29,57 @@ def open_text(
     if zipped: return gzip.open(path, 'rt', encoding='utf-8', errors='replace')
     return open(path, encoding='utf-8-sig', errors='replace')
 
-_NINE = ['chrom', 'source', 'kind', 'start', 'end', 'score', 'strand', 'phase', 'text']
+def _attribute(text:str, *keys)->str:
+    "The value of the first of `keys` that a ninth field has, in GTF or GFF3; '' if none."
+    for key in keys:
+        if key not in _PATTERNS: _PATTERNS[key] = re.compile(key + r'[ =]"?([^";]*)')
+        for m in _PATTERNS[key].finditer(text):
+            if (m.start() == 0 or text[m.start() - 1] in '; ') and m[1].strip(): return m[1].strip()
+    return ''
+
+_PATTERNS = {}
+
+# %% ../nbs/13_annotation.ipynb #an07
+_PIECES = {'exon': 0, 'CDS': 1, 'stop_codon': 1}
 _SKIP = {'start_codon', 'UTR', 'Selenocysteine', 'five_prime_utr', 'three_prime_utr',
          'five_prime_UTR', 'three_prime_UTR', 'cDNA_match', 'match', 'biological_region'}
 
-def _pieces(f, name):
-    "The lines of an annotation in tables of nine columns; the index is the line number."
-    options = dict(sep='\t', names=_NINE, index_col=False, dtype=str, quoting=csv.QUOTE_NONE,
-                   skip_blank_lines=False, keep_default_na=False, na_values=[''], chunksize=2**18)
-    for t in pd.read_csv(f, **options):
-        t.index += 1
-        fasta = t.index[t.chrom == '##FASTA']               # GFF3 may end in sequences
-        if len(fasta): t = t.loc[:fasta[0] - 1]
-        short = t.text.isna() & t.chrom.notna() & ~t.chrom.str.startswith('#', na=False)
-        if short.any():
-            at = short.idxmax()
-            raise ValueError(f'{name}: line {at}: expected 9 fields separated by tabs, '
-                             f'found {int(t.loc[at].notna().sum())}: {t.chrom[at][:40]!r}')
-        yield t[t.text.notna() & ~t.chrom.str.startswith('#', na=False) & ~t.kind.isin(_SKIP)]
-        if len(fasta): return
-
-# %% ../nbs/13_annotation.ipynb #an07
-def _lines(
+def _scan(
     path:Path, # GTF or GFF3
-)->pd.DataFrame: # chrom, kind, start, end (0-based, half-open), strand, text; index: line number
-    "Read the lines that may matter; a wrong position or strand is a `ValueError`."
-    name = path.name
-    try:
-        with open_text(path) as f: t = pd.concat(list(_pieces(f, name)))
-    except (pd.errors.ParserError, EOFError, OSError) as e:
-        if isinstance(e, FileNotFoundError): raise
-        raise ValueError(f'{name}: cannot be read to its end: {str(e).strip()}') from None
-    except ValueError as e:
-        if 'No objects' not in str(e): raise
-        t = pd.DataFrame(columns=_NINE)
-    if not len(t): raise ValueError(f'{name}: expected lines of an annotation, found none')
-    lo, hi = (pd.to_numeric(t[c], errors='coerce') for c in ('start', 'end'))
-    for bad, what, found in (
-            (~((lo >= 1) & (hi >= lo) & (lo % 1 == 0) & (hi % 1 == 0)),
-             'positions 1 <= start <= end', t.start + ' to ' + t.end),
-            (~t.strand.isin(['+', '-', '.', '?']), "strand '+', '-' or '.'", t.strand)):
-        if bad.any():
-            raise ValueError(f'{name}: line {bad.idxmax()}: expected {what}, '
-                             f'found {found[bad.idxmax()]!r}')
-    t['start'], t['end'] = lo.astype('int64') - 1, hi.astype('int64')   # 1-based closed no more
-    return t[['chrom', 'kind', 'start', 'end', 'strand', 'text']]
-
-def _attribute(text:pd.Series, *keys)->pd.Series:
-    "The value of the first of `keys` that a line's ninth field has, of GTF or GFF3; '' if none."
-    out = pd.Series('', text.index, dtype=object)
-    for key in keys:
-        got = text.str.extract(rf'(?:^|;)\s*{key}[ =]"?([^";]*)', expand=False).fillna('')
-        out = out.where(out != '', got)
-    return out
+)->tuple: # whether it is GFF3; lines of genes and transcripts; key of each transcript -> its row,
+          # strand and first text; pieces: row, coding, start, end (0-based, half-open)
+    "Read the lines once; one of another shape is a `ValueError`."
+    lines, keys, first = [], {}, []
+    pieces = row, coding, start, end = array('q'), array('b'), array('q'), array('q')
+    gff3, wrong = None, lambda n, what, found: ValueError(
+        f'{path.name}: line {n}: expected {what}, found {found!r}')
+    with open_text(path) as f:
+        for n, line in enumerate(f, 1):
+            if line[0] in '#\r\n':
+                if line.startswith('##FASTA'): break
+                continue
+            w = line.rstrip('\r\n').split('\t')
+            if len(w) != 9: raise wrong(n, '9 fields separated by tabs', line[:40].rstrip())
+            chrom, _, kind, a, b, _, strand, _, text = w
+            if kind in _SKIP: continue
+            if not (a.isdigit() and b.isdigit() and 1 <= int(a) <= int(b)):
+                raise wrong(n, 'positions 1 <= start <= end', f'{a} to {b}')
+            if strand not in ('+', '-', '.', '?'): raise wrong(n, "strand '+', '-' or '.'", strand)
+            if gff3 is None: gff3 = bool(re.match(r'\s*[\w.]+=', text))
+            if kind not in _PIECES:
+                lines.append((kind, chrom, text))
+                continue
+            gene = '' if gff3 else _attribute(text, 'gene_id')
+            owners = _attribute(text, 'Parent' if gff3 else 'transcript_id')
+            if not owners or not (gff3 or gene):
+                raise wrong(n, 'Parent' if gff3 else 'gene_id and transcript_id', text[:60])
+            for owner in owners.split(',') if gff3 else [owners]:
+                r = keys.setdefault((gene, owner, chrom), len(first))
+                if r == len(first): first.append([strand, text])
+                elif first[r][0] != strand: first[r][0] = '?'
+                row.append(r); coding.append(_PIECES[kind])
+                start.append(int(a) - 1); end.append(int(b))          # closed from 1 no more
+    return gff3, lines, keys, first, pieces
 
 # %% ../nbs/13_annotation.ipynb #an10
 @dataclass(frozen=True)
@@ -97,90 +96,62 @@ class Annotation:
         t = self.transcripts
         return f'{self.name}: {t.gene_id.nunique()} genes, {len(t)} transcripts'
 
-def _gtf(t:pd.DataFrame)->tuple:
-    "Tables of genes, transcripts and pieces of a GTF."
-    t = t.assign(gene_id=_attribute(t.text, 'gene_id'), owner=_attribute(t.text, 'transcript_id'))
-    genes, pieces = t[t.kind == 'gene'], t[t.kind.isin(['exon', 'CDS', 'stop_codon'])]
-    bare = pieces[(pieces.gene_id == '') | (pieces.owner == '')]
-    if len(bare):
-        raise ValueError(f'line {bare.index[0]}: expected gene_id and transcript_id, '
-                         f'found {bare.text.iloc[0][:60]!r}')
-    said = t[t.kind == 'transcript']
-    if not len(said): said = pieces.drop_duplicates(['gene_id', 'owner', 'chrom'])
-    return genes, said.assign(transcript_id=said.owner), pieces
-
-def _gff3(t:pd.DataFrame)->tuple:
-    "Tables of genes, transcripts and pieces of a GFF3, joined through ID and Parent."
-    bare = lambda s: s.str.replace(r'^(?:gene|transcript|rna)[-:]', '', regex=True)
-    t = t.assign(id=_attribute(t.text, 'ID'), parent=_attribute(t.text, 'Parent').str.split(','))
-    genes = t[t.kind.str.endswith('gene')]
-    t = t[t.parent.str[0] != ''].explode('parent')
-    piece = t.kind.isin(['exon', 'CDS', 'stop_codon'])
-    said = t[~piece & t.parent.isin(genes.id)]
-    pieces = t[piece & (t.parent.isin(said.id) | t.parent.isin(genes.id))]
-    alone = genes[genes.id.isin(pieces.parent)]
-    said = pd.concat([said, alone.assign(parent=alone.id)])
-    gene_of = said.drop_duplicates('id').set_index('id').parent
-    return (genes.assign(gene_id=bare(genes.id)),
-            said.assign(gene_id=bare(said.parent), owner=said.id, transcript_id=bare(said.id)),
-            pieces.assign(owner=pieces.parent, gene_id=bare(pieces.parent.map(gene_of))))
+def _owners(gff3:bool, lines:list, keys:dict, first:list)->tuple:
+    "Gene of each row (None: no transcript), its identifier and text; text of each gene."
+    if not gff3:
+        genes = {_attribute(t, 'gene_id'): t for kind, _, t in lines if kind == 'gene'}
+        said = {(_attribute(t, 'gene_id'), _attribute(t, 'transcript_id'), c): t
+                for kind, c, t in lines if kind == 'transcript'}
+        return [(g, t, said.get((g, t, c), first[r][1])) for (g, t, c), r in keys.items()], genes
+    bare = lambda s: re.sub(r'^(?:gene|transcript|rna)[-:]', '', s)
+    genes = {_attribute(t, 'ID'): t for kind, _, t in lines if kind.endswith('gene')}
+    said = {_attribute(t, 'ID'): (_attribute(t, 'Parent').split(',')[0], t) for _, _, t in lines}
+    said |= {g: (g, t) for g, t in genes.items()}            # pieces may hang on the gene itself
+    rows = [said.get(owner, ('', '')) for _, owner, _ in keys]
+    rows = [(bare(g) if g in genes else None, bare(o), t) for (g, t), (_, o, _) in zip(rows, keys)]
+    return rows, {bare(g): t for g, t in genes.items()}
 
 # %% ../nbs/13_annotation.ipynb #an11
 def _assemble(
-    name:str,            # name of the file
-    genes, said, pieces, # tables of `_gtf` or `_gff3`
-    aliases:dict,        # other names of chromosomes
+    name:str,     # name of the file
+    gff3:bool, lines:list, keys:dict, first:list, pieces:tuple, # of `_scan`
 )->Annotation:
     "Join pieces into transcripts, and give each what its gene's line says."
-    key = lambda t: t.gene_id + '\t' + t.owner + '\t' + t.chrom
-    pieces = pieces.assign(key=key(pieces), coding=pieces.kind != 'exon')
-    lone = pieces[~pieces.key.isin(pieces.key[~pieces.coding])]        # coding, but no exon given
-    pieces = pd.concat([pieces, lone.assign(coding=False)], ignore_index=True)
-    row, keys = pd.factorize(pieces.key)
-    pieces = pieces.assign(row=row, size=pieces.end - pieces.start)
-    exons, g = pieces[~pieces.coding], pieces.groupby('row')
-    t = g.agg(gene_id=('gene_id', 'first'), chrom=('chrom', 'first'), strand=('strand', 'first'),
-              strands=('strand', 'nunique'), start=('start', 'min'), end=('end', 'max'))
-    t['length'] = exons.groupby('row')['size'].sum().reindex(t.index).fillna(0).astype(int)
-    t['coding'] = pieces[pieces.coding].groupby('row')['size'].sum().reindex(t.index, fill_value=0)
-    said = said.assign(key=key(said)).drop_duplicates('key').set_index('key').reindex(keys)
-    t['transcript_id'] = said.transcript_id.to_numpy()
-    text = said.text.fillna('').reset_index(drop=True)
-    if (lone := t.transcript_id.isna()).any():
-        raise ValueError(f'{name}: exons without a transcript: {keys[int(lone.argmax())]!r}')
-    own = dict(biotype=_attribute(text, 'gene_type', 'gene_biotype', 'transcript_type',
-                                  'transcript_biotype', 'biotype'),
-               symbol=_attribute(text, 'gene_name', 'gene'))
-    genes = genes.drop_duplicates('gene_id').set_index('gene_id').text
-    line = pd.Series(t.gene_id.map(genes).fillna('').to_numpy(), t.index)
-    t['biotype'] = _attribute(line, 'gene_type', 'gene_biotype', 'biotype')
-    t['symbol'] = _attribute(line, 'gene_name', 'Name', 'gene')
-    for c in own: t[c] = t[c].where(t[c] != '', own[c]).replace('mRNA', 'protein_coding')
-    t['symbol'] = t.symbol.where(t.symbol != '', t.gene_id)
-    t['mane'] = text.str.contains(r'tag[ =][^"=]*?"?[^"=]*MANE[_ ]Select', regex=True)
-    t['canonical'] = text.str.contains('Ensembl_canonical')
+    owners, genes = _owners(gff3, lines, keys, first)
+    aliases = _aliases(lines, keys)
+    p = pd.DataFrame(dict(zip(('row', 'coding', 'start', 'end'), map(np.asarray, pieces))))
+    p['coding'] = p.coding.astype(bool)
+    lone = p[~p.row.isin(p.row[~p.coding])]                  # coding, but no exon given
+    p = pd.concat([p, lone.assign(coding=False)], ignore_index=True)
+    size = (p.end - p.start).groupby([p.row, p.coding]).sum().unstack(fill_value=0)
+    t = p.groupby('row').agg(start=('start', 'min'), end=('end', 'max'))
+    t['length'], t['coding'] = size[False], size.get(True, 0)
+    t['gene_id'], t['transcript_id'], text = zip(*owners)
+    t['chrom'], t['strand'] = [c for *_, c in keys], [s for s, _ in first]
+    line = [genes.get(g, '') for g in t.gene_id]
+    either = lambda *k: [_attribute(a, *k) or _attribute(b, *k) for a, b in zip(line, text)]
+    kind = either('gene_type', 'gene_biotype', 'biotype', 'transcript_type', 'transcript_biotype')
+    t['biotype'] = ['protein_coding' if k == 'mRNA' else k for k in kind]
+    t['symbol'] = [s or g for s, g in zip(either('gene_name', 'gene', 'Name'), t.gene_id)]
+    t['mane'] = [bool(re.search(r'tag[ =][^=]*MANE[_ ]Select', x)) for x in text]
+    t['canonical'] = ['Ensembl_canonical' in x for x in text]
     t['tss'] = np.where(t.strand == '-', t.end - 1, t.start)
-    mixed = (t.strands > 1) | ~t.strand.isin(['+', '-'])
+    good = t.gene_id.notna() & t.strand.isin(['+', '-'])
+    t.loc[~good, 'tss'] = -1
     out = tuple((g, 'its exons lie on both strands, or on none') for g in
-                sorted(set(t.gene_id[mixed]) - set(t.gene_id[~mixed])))
-    t.loc[mixed, 'tss'] = -1
-    return Annotation(name, t.drop(columns='strands'), pieces[['row', 'coding', 'start', 'end']],
-                      aliases, out)
+                sorted(set(t.gene_id.dropna()) - set(t.gene_id[good])))
+    return Annotation(name, t, p, aliases, out)
 
 # %% ../nbs/13_annotation.ipynb #an12
-def _aliases(t:pd.DataFrame)->dict: # RefSeq name -> plain name
+def _aliases(lines:list, keys:dict)->dict: # RefSeq name -> plain name
     "What RefSeq's names stand for: from `region` lines, and the human chromosomes by number."
-    region = t[t.kind == 'region']
-    plain = _attribute(region.text, 'chromosome')
-    plain = plain.where(~region.text.str.contains('genome=mitochondrion'), 'MT')
-    whole = region.text.str.contains('genome=')
-    out = {c: p for c, p, w in zip(region.chrom, plain, whole) if w and p}
-    for c in t.chrom.unique():
-        m = re.fullmatch(r'NC_0000(\d\d)\.\d+', str(c))
-        if m and 1 <= int(m[1]) <= 24: out.setdefault(c,
-                                                      {23: 'X', 24: 'Y'}.get(int(m[1]),
-                                                         str(int(m[1]))))
-    return out | ({'NC_012920.1': 'MT'} if 'NC_012920.1' in set(t.chrom) else {})
+    out = {c: 'MT' if 'genome=mitochondrion' in t else _attribute(t, 'chromosome')
+           for kind, c, t in lines if kind == 'region' and 'genome=' in t}
+    number = {c: re.fullmatch(r'NC_0000(\d\d)\.\d+', c) for _, _, c in keys}
+    human = {c: int(m[1]) for c, m in number.items() if m and 1 <= int(m[1]) <= 24}
+    human = {c: {23: 'X', 24: 'Y'}.get(n, str(n)) for c, n in human.items()}
+    mito = {'NC_012920.1': 'MT'} if 'NC_012920.1' in number else {}
+    return human | mito | {c: p for c, p in out.items() if p}
 
 _COLUMNS = dict(
     gene_id=('gene_id', 'gene', 'ensid', 'ensembl_id', 'id', 'geneid'),
@@ -231,15 +202,12 @@ def read_transcripts(
         except (EOFError, OSError) as e: raise ValueError(f'{path.name}: {e}') from None
     nine = first.rstrip('\n').split('\t')
     if len(nine) == 9 and nine[3].isdigit() and nine[6] in ('+', '-', '.', '?'):
-        t = _lines(path)
-        aliases, t = _aliases(t), t[t.kind != 'region']
-        equals = t.text.str.contains(r'^\s*[\w.]+=', regex=True).iloc[0]
-        try: tables = (_gff3 if equals else _gtf)(t)
-        except ValueError as e: raise ValueError(f'{path.name}: {e}') from None
-        if not len(tables[-1]):
-            raise ValueError(f'{path.name}: expected exons of transcripts, found none '
-                             f'(kinds of line: {", ".join(t.kind.unique()[:6])})')
-        return _assemble(path.name, *tables, aliases)
+        try: gff3, lines, *rest = _scan(path)
+        except (EOFError, OSError, zlib.error) as e:
+            raise ValueError(f'{path.name}: cannot be read to its end: {e}') from None
+        if rest[0]: return _assemble(path.name, gff3, lines, *rest)
+        kinds = ', '.join(sorted({k for k, *_ in lines})[:6])
+        raise ValueError(f'{path.name}: expected exons of transcripts, found none (but {kinds})')
     t = _table(path, tss_base)
     start, no = dict(start=t.tss, end=t.tss + 1, length=0, coding=0), dict(mane=False,
         canonical=False)
@@ -298,7 +266,7 @@ def choose_tss(
     every = annotation.transcripts.reset_index(names='row')
     t = _order(every[every.tss >= 0], rule)
     if cage:
-        t['cage'] = -_cage(t, cage)
+        t['cage'] = -_cage(t.assign(chrom=t.chrom.replace(annotation.aliases)), cage)
         t.loc[t.cage < 0, 'why'] = 'CAGE'
         t = t.sort_values('cage', kind='stable').sort_values('gene_id', kind='stable')
     plain = lambda s: re.sub(r'\.\d+$', '', s)

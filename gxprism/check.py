@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from fastcore.docments import docments
 
-from .sequence import Genome, publish
+from .sequence import Genome, find_chrom, publish
 from .signals import KINDS, ROLES, TRANSFORMS, Track
 from .genes import SCALES, Feature, GeneTableSpec, Target, fold_table, read_genes
 from .store import FORMAT, DatasetSpec
-from .survey import REACH, STEP, assembly_faults, find_chrom, recorded, survey_track
+from .survey import REACH, STEP, assembly_faults, recorded, survey_track
 
 # %% ../nbs/35_check.ipynb #ck12
 @dataclass(frozen=True)

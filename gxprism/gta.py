@@ -21,7 +21,7 @@ from .store import Batch
 from .bins import BinFeatures, bins_manifest
 from .language import (Prompts, is_decoder, load_backbone, read_pair, read_plain,
                               read_saving, weights_fingerprint)
-from .backbone import Prediction, register
+from .model import Prediction
 
 # %% ../nbs/25_gta.ipynb #c008
 def bins_meaning(
@@ -158,7 +158,6 @@ class SelectHead(nn.Module):
         return self.out(h.flatten(1)/math.sqrt(h.shape[-1]))[:, 0], kept
 
 # %% ../nbs/25_gta.ipynb #c056
-@register('gta', GTAConfig)
 class GTA(nn.Module):
     "Bins aligned to the tokens of a frozen language model (arXiv 2410.01858)."
     config_class = GTAConfig

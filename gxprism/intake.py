@@ -7,22 +7,21 @@ __all__ = ['Options', 'add_arguments', 'read_aliases', 'keep_genes', 'init']
 
 # %% ../nbs/36_intake.ipynb #in03
 import argparse, gzip, json, os, re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from fastcore.docments import docments
 
-from .sequence import Genome, publish
+from .sequence import Genome, find_chrom, publish
 from .signals import Track
 from .genes import GeneTableSpec
 from .store import FORMAT, DatasetSpec
 from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
                                 read_transcripts)
 from .expression import gene_values, read_expression, scaled, signal_at_starts
-from .survey import (assembly_faults, find_chrom, make_folds, parse_track, recorded,
-                            survey_track)
+from .survey import (assembly_faults, make_folds, parse_track, recorded, survey_track)
 from .check import Report, check, inspect
 
 # %% ../nbs/36_intake.ipynb #in06
@@ -55,8 +54,8 @@ class Options:
     def __post_init__(self):
         for f in fields(self):
             v = getattr(self, f.name)
-            if f.type is tuple and isinstance(v, (list, str)):
-                v = [v] if isinstance(v, str) else v
+            if f.type is tuple and isinstance(v, (list, tuple, str, Path)):
+                v = [v] if isinstance(v, (str, Path)) else v
                 object.__setattr__(self, f.name, tuple(map(str, v)))
             elif isinstance(v, Path) and f.type is str: object.__setattr__(self, f.name, str(v))
             elif type(v) is not f.type: raise ValueError(
@@ -117,7 +116,9 @@ def keep_genes(
     kind, chrom = genes.biotype.replace('', 'none'), genes.chrom
     tests = [(kinds & ~genes.biotype.isin(o.biotype), 'kind of gene: ' + kind),
              (genes.gene_id.str.endswith('_PAR_Y'), 'the copy on Y of a gene on X'),
-             (spelled.isna(), 'its chromosome is not in the FASTA: ' + chrom)]
+             (spelled.isna(), 'its chromosome is not in the FASTA: ' + chrom),
+             (genes.tss.ge(spelled.map(lengths).astype(float)) & o.force,
+              'start beyond its chromosome: ' + chrom)]
     if wanted: tests.append((~spelled.isin(wanted), 'not one of --chromosomes: ' + chrom))
     else: tests.append((chrom.isin(odd), chrom.map(odd).fillna('') + ': ' + chrom))
     for holds, why in tests: out = out.mask((out == '') & holds, why)
@@ -151,14 +152,19 @@ def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list]:
     if not path.exists(): raise FileNotFoundError(f'--again: no dataset.json in {out}')
     d = json.loads(path.read_text())
     if 'intake' not in d: raise ValueError(f'--again: {path} was not written by init')
-    return Options(**(d['intake']['options'] | given)), [Track.from_dict(t) for t in d['tracks']]
+    name = lambda text: text.partition('=')[0]
+    new = {name(t) for k in ('track', 'contacts') for t in given.get(k, ())}
+    old = [t for t in map(Track.from_dict, d['tracks']) if t.name not in new]
+    o = d['intake']['options'] | given
+    for k in ('track', 'contacts'):                    # one that was struck out there stays out
+        said = [t for t in d['intake']['options'][k] if name(t) in {t.name for t in old}]
+        o[k] = said + list(given.get(k, ()))
+    return Options(**o), old
 
 # %% ../nbs/36_intake.ipynb #in20
 def _tracks(o:Options, old:list, out:Path)->list[tuple]:
     "Tracks with what was decided about each: recorded ones as they stand, others from the options."
-    made = {}
-    for t in old:
-        made[t.name] = t, recorded(t)
+    made = {t.name: (t, recorded(t)) for t in old}
     for kind, texts in (('bigwig', o.track), ('contact', o.contacts)):
         for text in texts:
             t, how = parse_track(text, kind)
@@ -193,10 +199,11 @@ def _collect(o:Options, old:list, out:Path)->dict:
         if not getattr(o, key): raise ValueError(f'--{key}: expected a file, found none')
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
+    aliases = annotation.aliases | (read_aliases(out/o.aliases) if o.aliases else {})
+    annotation = replace(annotation, aliases=aliases)
     genes = choose_tss(annotation, o.tss_rule,
                        read_choice(out/o.transcripts) if o.transcripts else None,
                        [out/p for p in o.cage])
-    aliases = annotation.aliases | (read_aliases(out/o.aliases) if o.aliases else {})
     genes = keep_genes(genes, aliases, genome.lengths, o)
     y, how, rows, assay = _target(o, out, annotation, genes)
     log = [('gene', g, 'left out', why) for g, why in annotation.left_out]
@@ -241,7 +248,11 @@ def init(
     "Make a data set from a laboratory's files; print the report and write it beside the data set."
     out = Path(out).resolve()
     o, old = _read_options(out, again, options)
-    new = not out.exists()
+    new, ours = not out.exists(), out/'dataset.json'
+    mine = ours.exists() and 'intake' in json.loads(ours.read_text() or '{}')
+    for f in ('dataset.json', 'genes.tsv.gz', 'intake.tsv', 'intake.html'):
+        if (out/f).exists() and not mine:
+            raise FileExistsError(f'{out/f}: was not written by init; give another folder')
     out.mkdir(parents=True, exist_ok=True)               # files are found from within it
     try: got = _collect(o, old, out)
     except BaseException:
