@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler',
-           'together', 'Genes', 'batches', 'Diverged', 'keep_memory', 'store_inputs', 'pick_device', 'fit',
-           'TrainedRun', 'load_run', 'check_store', 'predict', 'evaluate', 'train_one']
+           'together', 'Genes', 'batches', 'Diverged', 'store_inputs', 'pick_device', 'fit', 'TrainedRun', 'load_run',
+           'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import contextlib, json, math, warnings
@@ -27,7 +27,7 @@ from .state import (alone, difference, fill, pack, read_json, read_tensors, unpa
                            write_json,
                            write_tensors)
 from .model import build, model_class
-from .backbone import RMSNorm
+from .backbone import RMSNorm, keep_memory
 
 # %% ../nbs/26_train.ipynb #c006
 @dataclass(frozen=True)
@@ -348,17 +348,6 @@ def _done(state, last):
     except (ValueError, KeyError, TypeError) as e:
         said = str(e) if isinstance(e, ValueError) else f'{last}: not the state of a training'
         raise ValueError(f'{said}; delete it to train from the start') from None
-
-# %% ../nbs/26_train.ipynb #n1556060361
-def keep_memory(
-    mb:int=512, # most freed memory that the process keeps for its next tensors
-)->bool:        # whether the C library understood: glibc does, on Linux
-    "Keep freed memory in the process instead of asking the system for it again and again."
-    import ctypes
-    try: tell = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return False
-    trim_threshold, mmap_threshold = -1, -3   # as malloc.h numbers them
-    return bool(tell(trim_threshold, mb*2**20) and tell(mmap_threshold, 2**25))
 
 # %% ../nbs/26_train.ipynb #c031
 RUN_FORMAT = 'gxprism-run/1'
