@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .sequence import one_hot
 from .store import Batch
-from .stem import Tokens, center_mean
+from .stem import Readout, Tokens
 from .model import Net, NetConfig, Prediction, TokenConfig
 from .backbone import Backbone
 from .networks import Residual
@@ -152,18 +152,22 @@ class PeakConfig(MaskConfig):
 class MaskedReader(Net):
     "Direct fusion on masked tokens; a subclass defines `mask`."
     def __init__(self, cfg):
-        super().__init__(cfg, cfg.d_model)
-        self.embed = Tokens(cfg.d_model, cfg.n_tracks, cfg.stride, cfg.motif_width)
+        super().__init__(cfg)
+        self.readout = Readout(cfg, phases=1)
+        self.make_head(self.readout.width)
+        self.embed = Tokens(cfg, cfg.n_tracks)
         self.predictor = Backbone(cfg.d_model, cfg.n_layers, d_state=cfg.d_state)
     def read(self, batch, signals):
         (e, h), l = self.embed(batch.seq, signals), batch.seq.shape[1]
+        frames = self.cfg.phases                       # a mask hides all frames or none
+        e, h = e.unflatten(0, (-1, frames)).mean(1), h[::frames]
         mask, parts = self.mask(batch, e, h)
         t = mask.shape[1]
         keep = round(min(1, self.cfg.keep_len/l)*t)
         at = torch.arange(t, device=mask.device) - (t - keep)//2
         mask = torch.where((0 <= at) & (at < keep), 1., mask)
         x = self.predictor((e + h)*mask[..., None].to(e.dtype))
-        return center_mean(x, self.cfg.center_len, l), dict(parts, mask=mask)
+        return self.readout(x), dict(parts, mask=mask)
 
 # %% ../nbs/31_masks.ipynb #c108
 def call_peaks(

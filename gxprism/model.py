@@ -123,9 +123,32 @@ class TokenConfig(NetConfig):
     center_len:int=2000  # bases around the TSS that are averaged
     stride:int=1         # bases per token (ours); 1 is as published
     motif_width:int=15   # width of the stem's convolution where stride > 1 (ours), odd
+    stem:str='max'       # summary of a motif's scores in a token: 'max' or 'mean' (ours)
+    stem_width:int=0     # motifs where stem = 'mean'; 0 for d_model
+    token_norm:bool=False # normalise each motif over the tokens of a batch, where stem = 'mean'
+    phases:int=1         # reading frames that are tokenised apart, where stem = 'mean'
+    pool:str='mean'      # readout: 'mean' of the centre, or 'regions' and attention (ours)
+    regions:int=11       # regions of the centre where pool = 'regions'
+    drop_tokens:float=0. # dropout of the sequence's tokens (ours)
+    drop_head:float=0.   # dropout before each layer of the head (ours)
+
+    zero = NetConfig.zero + ('stem_width',)
 
     def faults(self):
-        bad = super().faults()
+        bad = super().faults() + [
+            f'{k}: expected one of {", ".join(some)}, found {getattr(self, k)!r}' for k, some in
+            dict(stem=('max', 'mean'), pool=('mean', 'regions')).items()
+            if getattr(self, k) not in some]
+        bad += [f'{k}: expected less than 1, found {getattr(self, k)}'
+                for k in ('drop_tokens', 'drop_head') if getattr(self, k) >= 1]
+        if self.stem == 'max' and self.phases > 1 or self.stem == 'mean' and self.stride == 1:
+            bad.append("stem: expected 'mean' with phases, and a stride above 1")
+        if self.stride % self.phases:
+            bad.append(f'phases: expected a divisor of stride {self.stride}, found {self.phases}')
+        tokens = self.center_len//self.stride
+        if self.pool == 'regions' and tokens % self.regions:
+            bad.append(f'regions: expected a divisor of the {tokens} tokens of the centre, '
+                       f'found {self.regions}')
         if self.center_len % self.stride:
             bad.append(f'center_len: expected a multiple of stride {self.stride}, '
                        f'found {self.center_len}')
@@ -137,10 +160,14 @@ class TokenConfig(NetConfig):
 def head(
     width:int, # channels of a gene's vector, features included
     d:int,     # hidden width
+    dropout:float=0., # before each layer
 )->nn.Sequential: # `(..., width)` to `(..., 1)`
     "Two ReLU layers and a number."
-    return nn.Sequential(nn.Linear(width, d), nn.ReLU(), nn.Linear(d, d), nn.ReLU(),
-                         nn.Linear(d, 1))
+    layers = [nn.Linear(width, d), nn.ReLU(), nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 1)]
+    if dropout:
+        layers = [x for l in layers for x in ((nn.Dropout(dropout), l) if isinstance(l, nn.Linear)
+                                              else (l,))]
+    return nn.Sequential(*layers)
 
 class Net(nn.Module):
     "A model of expression; a subclass defines `read`, from a batch to a vector per gene."
@@ -151,10 +178,14 @@ class Net(nn.Module):
     ):
         super().__init__()
         self.cfg = cfg
-        if width is not None: self.head = head(width + cfg.n_features, cfg.d_model)
+        if width is not None: self.make_head(width)
         for name, size in (('signal', cfg.n_tracks), ('feature', cfg.n_features)):
             self.register_buffer(f'{name}_mean', torch.zeros(size), persistent=cfg.standardize)
             self.register_buffer(f'{name}_std', torch.ones(size), persistent=cfg.standardize)
+    def make_head(self, width:int):
+        "Build the head for a vector of so many channels."
+        c = self.cfg
+        self.head = head(width + c.n_features, c.d_model, getattr(c, 'drop_head', 0.))
     def calibrate(self,
         batch:Batch, # training genes
     ):
@@ -163,6 +194,9 @@ class Net(nn.Module):
         for name, x in (('signal', batch.signals.flatten(0, 1)), ('feature', batch.features)):
             getattr(self, f'{name}_mean').copy_(x.mean(0))
             getattr(self, f'{name}_std').copy_(x.std(0).clamp_min(1e-6))
+    def start_at(self, mean:float):
+        "Begin with the mean of the training genes as everybody's prediction, if `standardize`."
+        if self.cfg.standardize: nn.init.constant_(self.head[-1].bias, mean)
     def scaled(self, batch:Batch)->Tensor: # `(n, l, s)`
         "Signals on the scale of the training genes."
         return (batch.signals - self.signal_mean)/self.signal_std

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .sequence import one_hot
-from .stem import Tokens, center_mean
+from .stem import Readout, Tokens, center_mean
 from .model import Net, NetConfig, TokenConfig
 from .backbone import Backbone, OneWayMamba, RMSNorm
 
@@ -108,15 +108,15 @@ class Reader(Net):
     "A trunk over tokens, averaged around the TSS; a subclass defines `trunk`."
     config_class, fuse = TokenConfig, False # fuse: whether signals are read
     def __init__(self, cfg):
-        super().__init__(cfg, cfg.d_model)
-        self.embed = Tokens(cfg.d_model, cfg.n_tracks*self.fuse, cfg.stride, cfg.motif_width,
-                            bias=False)
+        super().__init__(cfg)
+        self.readout = Readout(cfg)
+        self.make_head(self.readout.width)
+        self.embed = Tokens(cfg, cfg.n_tracks*self.fuse, bias=False)
         self.trunk = self.make_trunk(cfg)
     def make_trunk(self, cfg): return Backbone(cfg.d_model, cfg.n_layers, d_state=cfg.d_state)
     def read(self, batch, signals):
         e, h = self.embed(batch.seq, signals)
-        x = self.trunk(e if h is None else e + h)
-        return center_mean(x, self.cfg.center_len, batch.seq.shape[1])
+        return self.readout(self.trunk(e if h is None else e + h))
 
 class Mamba(Reader):
     "One-way Mamba on the sequence. Nothing simplified but the strand: always along the chromosome."
