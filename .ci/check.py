@@ -16,20 +16,29 @@ ENV = os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='agg', PYTHONWARNINGS='i
 BOOK = sorted(NBS.glob('[0-9]*.ipynb')) + [NBS/'index.ipynb']
 
 def sh(*argv, cwd=ROOT, **kw):
-    p = subprocess.run([str(a) for a in argv], cwd=cwd, env=ENV | kw, capture_output=True, text=True)
+    p = subprocess.run([str(a) for a in argv], cwd=cwd, env=ENV | kw, capture_output=True,
+                       text=True)
     if p.returncode: raise AssertionError((p.stdout + p.stderr)[-6000:])
     return p.stdout
 
-def cells(nb): return [(c['cell_type'], ''.join(c['source'])) for c in json.loads(nb.read_text())['cells']]
-def module(nb): return next((m[1] for _, s in cells(nb) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
+def cells(nb): return [(c['cell_type'], ''.join(c['source']))
+                       for c in json.loads(nb.read_text())['cells']]
+def module(nb): return next((m[1] for _,
+                             s in cells(nb)
+                             if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
+
+def modules(): return [p.stem for p in sorted(LIB.glob('*.py')) if not p.stem.startswith('_')]
 
 def copy_of_project(to):
-    keep = shutil.ignore_patterns('.git', '.venv', '.gxprism', '__pycache__', '*.egg-info', 'build', 'dist')
+    keep = shutil.ignore_patterns('.git', '.venv', '.gxprism', '__pycache__', '*.egg-info', 'build',
+                                  'dist')
     return Path(shutil.copytree(ROOT, Path(to)/'project', ignore=keep))
 
 def differing(a, b, pattern):
     names = {p.name for d in (a, b) for p in d.glob(pattern)}
-    return sorted(n for n in names if not ((a/n).exists() and (b/n).exists() and filecmp.cmp(a/n, b/n, shallow=False)))
+    return sorted(n for n in names
+                  if not ((a/n).exists() and (b/n).exists()
+                          and filecmp.cmp(a/n, b/n, shallow=False)))
 
 def check_export_in_sync():
     "The package is what the notebooks export."
@@ -41,7 +50,7 @@ def check_export_in_sync():
         assert not (bad := differing(LIB, p/'gxprism', '*.py')), f'run nbdev_export: {bad}'
 
 def check_notebooks_clean():
-    "No execution counts, no metadata, no errors in saved outputs, no absolute paths, no dangling links."
+    "No execution counts, metadata, saved errors, absolute paths or dangling links."
     with tempfile.TemporaryDirectory() as t:
         p = copy_of_project(t)
         sh(Path(PY).parent/'nbdev_clean', cwd=p)
@@ -49,9 +58,12 @@ def check_notebooks_clean():
     for nb in BOOK:
         d = json.loads(nb.read_text())
         outs = [o for c in d['cells'] for o in c.get('outputs', [])]
-        assert not any(o['output_type'] == 'error' for o in outs), f'{nb.name}: a saved output is an error'
-        text = json.dumps([c['source'] for c in d['cells']]) + json.dumps([o for o in outs if 'image/png' not in o.get('data', {})])
-        assert not (m := re.search(r'/(root|home|tmp|Users)/[\w.]+', text)), f'{nb.name}: absolute path {m[0]}'
+        assert not any(o['output_type'] == 'error'
+                       for o in outs), f'{nb.name}: a saved output is an error'
+        text = json.dumps([c['source'] for c in d['cells']]) + json.dumps([o for o in outs
+            if 'image/png' not in o.get('data', {})])
+        assert not (m := re.search(r'/(root|home|tmp|Users)/[\w.]+',
+                                   text)), f'{nb.name}: absolute path {m[0]}'
         lost = [l for l in re.findall(r'\]\((\w+\.ipynb)\)', text) if not (NBS/l).exists()]
         assert not lost, f'{nb.name}: links to {lost}, which do not exist'
 
@@ -62,10 +74,13 @@ def check_import_order():
         own = module(nb)
         for kind, s in cells(nb):
             if kind != 'code': continue
-            for m in re.findall(r'^\s*(?:from\s+gxprism\.(\w+)\s+import|import\s+gxprism\.(\w+))', s, re.M):
+            for m in re.findall(r'^\s*(?:from\s+gxprism\.(\w+)\s+import|import\s+gxprism\.(\w+))',
+                                s, re.M):
                 used = m[0] or m[1]
-                assert used in seen or used == own, f'{nb.name} imports gxprism.{used}, which no lower-numbered notebook exports'
-            assert not re.search(r'from\s+gxprism\.?\w*\s+import\s+\*', s), f'{nb.name}: wildcard import'
+                said = f'{nb.name} imports gxprism.{used}, which no lower-numbered notebook exports'
+                assert used in seen or used == own, said
+            assert not re.search(r'from\s+gxprism\.?\w*\s+import\s+\*',
+                                 s), f'{nb.name}: wildcard import'
         if own:
             assert own not in seen, f'{nb.name} and {seen.get(own)} export the same module {own}'
             seen[own] = nb.name
@@ -80,12 +95,13 @@ def check_results_fresh():
 def readme_text():
     "README.md as nbs/index.ipynb says it."
     with tempfile.TemporaryDirectory() as t:
-        sh(Path(PY).parent/'jupyter', 'nbconvert', '--to', 'markdown', NBS/'index.ipynb', r'--RegexRemovePreprocessor.patterns=^#\| ?hide',
+        sh(Path(PY).parent/'jupyter', 'nbconvert', '--to', 'markdown', NBS/'index.ipynb',
+           r'--RegexRemovePreprocessor.patterns=^#\| ?hide',
            '--output-dir', t, '--output', 'README', '--log-level', 'ERROR')
         text = (Path(t)/'README.md').read_text()
     text = re.sub(r'```\w*\n#\| echo: false\n.*?```\n', '', text, flags=re.S)
     text = re.sub(r'```\n(?=from gxprism)', '```python\n', text)
-    text = text.replace('../figures/', 'figures/').replace('../data/', 'data/')
+    text = re.sub(r'\]\(\.\./', '](', text)                       # this folder, seen from nbs
     text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
@@ -93,17 +109,60 @@ def check_readme():
     "README.md is the index notebook, rendered."
     assert (ROOT/'README.md').read_text() == readme_text(), 'run: python .ci/check.py readme'
 
-def check_import_is_light():
-    "`import gxprism` is quick and pulls in nothing heavy; no module needs a development package."
-    heavy = 'torch numba transformers lightning sklearn matplotlib'.split()
-    sh(PY, '-c', f'import sys, gxprism; bad = [m for m in {heavy} if m in sys.modules]; assert not bad, bad')
-    block = ("import sys, importlib\nclass No:\n def find_spec(s, n, p=None, t=None):\n"
-             "  if n.split('.')[0] in ('fastcore', 'nbdev', 'execnb', 'IPython'): raise ImportError('development package ' + n)\n"
-             "sys.meta_path.insert(0, No())\nfor m in sys.argv[1:]: importlib.import_module('gxprism.' + m)")
-    sh(PY, '-c', block, *[p.stem for p in LIB.glob('*.py') if not p.stem.startswith('_')])
+def lean(code, heavy, *argv):
+    "Run code in a fresh interpreter; none of the heavy packages may be loaded afterwards."
+    heavy = heavy.split()
+    sh(PY, '-c', f'import sys\n{code}\nbad = [m for m in {heavy} if m in sys.modules]\n'
+                 'assert not bad, bad', *argv)
+
+def check_imports_are_light():
+    "What is asked first loads little; no module needs a development package."
+    models = 'lightning torchmetrics transformers sklearn matplotlib'
+    lean('import gxprism', f'numpy torch numba {models}')
+    lean('from gxprism.cli import main\ntry: main(["--help"])\nexcept SystemExit: pass',
+         f'numpy pandas torch numba {models}')
+    lean('import gxprism.train', models)
+    lean('import gxprism.explain, gxprism.released, gxprism.masks', models)
+    block = ('import sys, importlib\nclass No:\n def find_spec(s, n, p=None, t=None):\n'
+             "  if n.split('.')[0] in ('nbdev', 'execnb', 'IPython'):\n"
+             "   raise ImportError('development package ' + n)\n"
+             'sys.meta_path.insert(0, No())\n'
+             "for m in sys.argv[1:]: importlib.import_module('gxprism.' + m)")
+    sh(PY, '-c', block, *modules())
+
+def check_registry():
+    "Every registered name leads to a model with settings, without which it is not built."
+    sh(PY, '-c', '''
+import torch
+from dataclasses import is_dataclass
+from gxprism.model import MODELS, model_class
+for name in MODELS:
+    cls = model_class(name)
+    assert is_dataclass(cls.config_class), name
+    for method in ('forward', 'loss'): assert hasattr(cls, method), (name, method)
+''')
+
+def check_widths():
+    "Code of at most 100 columns; notebooks and cells that can be read at one sitting."
+    lines = lambda where, text: [f'{where}: {len(l)} columns: {l[:60]}'
+                                 for l in text.splitlines() if len(l) > 100]
+    bad = []
+    for f in [*LIB.glob('*.py'), *(ROOT/'.ci').glob('*.py'), ROOT/'setup.py']:
+        if f.name != '_modidx.py': bad += lines(f.name, f.read_text())
+    for nb in BOOK:
+        code = [s for kind, s in cells(nb) if kind == 'code']
+        bad += [x for i, s in enumerate(code) for x in lines(f'{nb.name}, code cell {i}', s)]
+        if not module(nb): continue
+        n, words = len(cells(nb)), sum(len(s.split()) for k, s in cells(nb) if k != 'code')
+        long = [len(s.splitlines()) for s in code if s.startswith('#| export')]
+        minutes = words/225
+        if n > 70: bad.append(f'{nb.name}: {n} cells, at most 70 fit one sitting')
+        if minutes > 15: bad.append(f'{nb.name}: {minutes:.0f} minutes of reading')
+        if max(long) > 62: bad.append(f'{nb.name}: an exported cell of {max(long)} lines')
+    assert not bad, f'{len(bad)} faults\n' + '\n'.join(bad[:40])
 
 def check_wheel():
-    "A wheel builds, installs outside the tree, imports every module and answers on the command line."
+    "A wheel builds, installs outside the tree, imports every module, answers on the command line."
     with tempfile.TemporaryDirectory() as t:
         t = Path(t)
         sh(PY, '-m', 'build', '--wheel', '--outdir', t/'dist', copy_of_project(t))
@@ -112,56 +171,77 @@ def check_wheel():
         site = next((t/'venv').glob('lib/python*/site-packages'))
         sh(PY, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel)
         import sysconfig
-        (site/'dependencies.pth').write_text(sysconfig.get_paths()['purelib'])      # the packages, not the project
+        # the packages, not the project
+        (site/'dependencies.pth').write_text(sysconfig.get_paths()['purelib'])
         names = ' '.join(p.stem for p in LIB.glob('*.py') if not p.stem.startswith('_'))
-        code = (f"import importlib, gxprism; assert {str(t)!r} in gxprism.__file__, gxprism.__file__\n"
-                f"for m in {names!r}.split(): importlib.import_module('gxprism.' + m)\nfrom gxprism.cli import main; main(['--help'])")
+        code = ("import importlib, gxprism\n"
+                f"assert {str(t)!r} in gxprism.__file__, gxprism.__file__\n"
+                f"for m in {names!r}.split(): importlib.import_module('gxprism.' + m)\n"
+                "from gxprism.cli import main; main(['--help'])")
         sh(t/'venv'/'bin'/'python', '-I', '-c', code, cwd=t)
 
 def check_gpu_script():
-    "The script for a GPU plans, executes, is interrupted, continues, protects larger results and brings them home."
+    "The script for a GPU plans, executes, continues, protects larger results, brings them home."
     sys.path.insert(0, str(ROOT/'.ci'))
     import gpu
-    assert not (bad := gpu.disagreements((ROOT/'.ci'/'gpu-wheels.txt').read_text(), (ROOT/'constraints.txt').read_text())), bad
-    assert gpu.disagreements('a-b==1', 'A_b==2') and gpu.calls({'a': 6, 'b': 3, 'c': 2}, 9.5) == [['a', 'b'], ['c']]
-    ranks = [gpu.worse(*x, dict(size='laptop', kind='GPU')) for x in (('smoke', 'GPU'), ('full', 'CPU'), ('laptop', 'GPU'), ('full', 'GPU'))]
+    assert not (bad := gpu.disagreements((ROOT/'.ci'/'gpu-wheels.txt').read_text(),
+                                         (ROOT/'constraints.txt').read_text())), bad
+    assert gpu.disagreements('a-b==1', 'A_b==2') and gpu.calls({'a': 6, 'b': 3, 'c': 2},
+        9.5) == [['a', 'b'], ['c']]
+    ranks = [gpu.worse(*x, dict(size='laptop', kind='GPU'))
+             for x in (('smoke', 'GPU'), ('full', 'CPU'), ('laptop', 'GPU'), ('full', 'GPU'))]
     assert ranks == [True, True, False, False], ranks
-    assert gpu.find(dict(a=dict(max_steps=7)), 'max_steps', 1) == 7 and '42_exp_prism' in sh(PY, ROOT/'.ci'/'gpu.py', '--plan')
+    assert gpu.find(dict(a=dict(max_steps=7)), 'max_steps', 1) == 7 and '42_exp_prism' in sh(PY,
+        ROOT/'.ci'/'gpu.py', '--plan')
     with tempfile.TemporaryDirectory() as t:
         p, out = copy_of_project(t), Path(t)/'out'
         for f in [*(p/'nbs').glob('4*.ipynb'), *(p/'data'/'results').glob('*')]: f.unlink()
-        source = ('#| run\nimport time\nfrom gxprism.record import Run, load, repo_root, size, sweep\n'
-                  'def square(x): time.sleep(2*(x == 2 and (repo_root()/".gxprism"/"slow").exists())*30); return dict(y=x*x)\n'
-                  'rows = sweep([dict(x=x) for x in (1, 2, 3)], square, repo_root()/".gxprism"/"tiny", progress=False)\n'
+        source = ('#| run\nimport time\n'
+                  'from gxprism.record import Run, load, repo_root, size, sweep\n'
+                  'work = repo_root()/".gxprism"\n'
+                  'def square(x):\n'
+                  '    time.sleep(60*(x == 2 and (work/"slow").exists()))\n'
+                  '    return dict(y=x*x)\n'
+                  'todo = [dict(x=x) for x in (1, 2, 3)]\n'
+                  'rows = sweep(todo, square, work/"tiny", progress=False)\n'
                   'Run("exp_tiny", size=size(), device="cpu").save(rows);')
-        cell = lambda i, s: dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s)
-        book = dict(cells=[cell(1, source), cell(2, 'print(load("exp_tiny").block())')], metadata={}, nbformat=4, nbformat_minor=5)
+        cell = lambda i, s: dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None,
+                                 outputs=[], source=s)
+        book = dict(cells=[cell(1, source), cell(2, 'print(load("exp_tiny").block())')],
+                    metadata={}, nbformat=4, nbformat_minor=5)
         nb, result = p/'nbs'/'42_exp_tiny.ipynb', p/'data'/'results'/'exp_tiny.json'
         nb.write_text(json.dumps(book))
         (p/'.gxprism').mkdir(); (p/'.gxprism'/'slow').touch()
         before, env = nb.read_bytes(), dict(PYTHONPATH=str(p), GXPRISM_DATA='')
-        call = lambda size, minutes, out=out: subprocess.run([PY, p/'.ci'/'gpu.py', '--allow-cpu', '--no-checks', '--only', '42', '--size', size, '--out', out,
+        call = lambda size, minutes, out=out: subprocess.run([PY, p/'.ci'/'gpu.py', '--allow-cpu',
+            '--no-checks', '--only', '42', '--size', size, '--out', out,
             '--minutes', f'42={minutes}'], cwd=p, env=ENV | env, capture_output=True, text=True)
         said = call('laptop', .4)
-        assert 'out of time' in said.stdout and '1 configurations finished' in said.stdout, said.stdout + said.stderr
+        assert ('out of time' in said.stdout
+                and '1 configurations finished' in said.stdout), said.stdout + said.stderr
         assert nb.read_bytes() == before and not result.exists()
         (p/'.gxprism'/'slow').unlink()
         said = call('laptop', 1)
-        assert '| done ' in said.stdout and '2 configurations finished, 3 stored' in said.stdout, said.stdout + said.stderr
+        assert ('| done ' in said.stdout
+                and '2 configurations finished, 3 stored' in said.stdout), said.stdout + said.stderr
         assert 'already done' in call('laptop', 1).stdout
         kept = result.read_bytes()
         nb.write_text(nb.read_text().replace('3)]', '4)]'))
         said = call('smoke', 1, Path(t)/'other')
-        assert said.returncode and 'refused' in said.stdout and result.read_bytes() == kept, said.stdout + said.stderr
+        assert (said.returncode
+                and 'refused' in said.stdout
+                and result.read_bytes() == kept), said.stdout + said.stderr
         nb.write_bytes(before); result.unlink()
         said = sh(PY, p/'.ci'/'gpu.py', '--take', out, cwd=p, **env)
-        assert 'edited' not in said and 'LAPTOP CPU' in nb.read_text() and result.read_bytes() == kept, said
+        assert ('edited' not in said
+                and 'LAPTOP CPU' in nb.read_text() and result.read_bytes() == kept), said
 
 def test_notebook(nb):
     "Execute one notebook as nbdev_test does, in a process of its own."
     flags = ['--flags', 'data'] if os.environ.get('GXPRISM_DATA') else []
     code = ("import sys; from pathlib import Path; from nbdev.test import test_nb\n"
-            "flags = sys.argv[2:]; ok, s = test_nb(Path(sys.argv[1]), skip_flags={'notest', 'run', 'gpu', 'data'} - set(flags), force_flags=set(flags))\n"
+            "flags = set(sys.argv[2:]); skip = {'notest', 'run', 'gpu', 'data'} - flags\n"
+            "ok, s = test_nb(Path(sys.argv[1]), skip_flags=skip, force_flags=flags)\n"
             "sys.exit(not ok)")
     sh(PY, '-c', code, nb, *flags[1:], cwd=NBS)
 
@@ -169,13 +249,16 @@ def report(name, work):
     start = time.time()
     try: work(); ok, why = True, ''
     except BaseException as e: ok, why = False, f'{type(e).__name__}: {e}'
-    print(f'{"ok    " if ok else "FAILED"} {name} ({time.time() - start:.0f} s)' + (f'\n{why}' if why else ''), flush=True)
+    print(f'{"ok    " if ok else "FAILED"} {name} ({time.time() - start:.0f} s)'
+          + (f'\n{why}' if why else ''), flush=True)
     return ok
 
 def main(words):
     if words == ['readme']: return (ROOT/'README.md').write_text(readme_text()) and 0
-    jobs = [(k.removeprefix('check_').replace('_', ' '), f) for k, f in globals().items() if k.startswith('check_')]
-    tests = [(nb.name, lambda nb=nb: test_notebook(nb)) for nb in sorted(BOOK, key=lambda p: -p.stat().st_size)]
+    jobs = [(k.removeprefix('check_').replace('_', ' '), f) for k,
+            f in globals().items() if k.startswith('check_')]
+    tests = [(nb.name, lambda nb=nb: test_notebook(nb))
+             for nb in sorted(BOOK, key=lambda p: -p.stat().st_size)]
     chosen = lambda pairs: [p for p in pairs if not words or any(w in p[0] for w in words)]
     done = [report(*j) for j in chosen(jobs)]
     with ThreadPoolExecutor(2) as pool: done += pool.map(lambda j: report(*j), chosen(tests))

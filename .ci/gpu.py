@@ -13,12 +13,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE, NBS, RESULTS, FIGURES = ROOT/'.gxprism'/'gpu', ROOT/'nbs', ROOT/'data'/'results', ROOT/'figures'
-PAYLOAD, DATA_LIMIT = 64*2**20, 45_000_000                     # bytes one trip may carry; of these, data
-FOLDERS, DROPPED = ('k562_hg38', 'gene_text', 'geuvadis', 'sei_names'), r'h3k27ac_ENCFF\w+\.bw'    # replicates are not used
+# bytes one trip may carry; of these, data
+PAYLOAD, DATA_LIMIT = 64*2**20, 45_000_000
+# replicates are not used
+FOLDERS, DROPPED = ('k562_hg38', 'gene_text', 'geuvadis', 'sei_names'), r'h3k27ac_ENCFF\w+\.bw'
 NEEDED = 'nbclient ipykernel IPython nbdev fastcore pyfaidx Bio pyBigWig cooler pooch torch lightning torchmetrics numba'.split()
-MINUTES = {'42': 8.5, '41': 4, '40': 4.5, '43': 3.5, '44': 2, '50': 2}   # order of importance; allowed at full size
+# order of importance; allowed at full size
+MINUTES = {'42': 8.5, '41': 4, '40': 4.5, '43': 3.5, '44': 2, '50': 2}
 SIZES = ('smoke', 'laptop', 'full')
-STEP = .001, .003                                             # seconds per step of 8 genes, best and worst expected
+# seconds per step of 8 genes, best and worst expected
+STEP = .001, .003
 FINE = 'done', 'already done', 'out of time', 'no time left', 'not there'
 
 # ---------------------------------------------------------------- words and small things
@@ -39,10 +43,13 @@ def table(rows, heads):
 
 def sha256(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 def megabytes(*paths): return sum(Path(p).stat().st_size for p in paths)/1e6
-def files_in(folder): return sorted(p for p in Path(folder).rglob('*') if p.is_file()) if Path(folder).exists() else []
+def files_in(folder): return sorted(p for p in Path(folder).rglob('*')
+                                    if p.is_file()) if Path(folder).exists() else []
 def notebook(number): return next(iter(sorted(NBS.glob(f'{number}_*.ipynb'))), None)
-def code_cells(nb): return [c for c in json.loads(Path(nb).read_text())['cells'] if c['cell_type'] == 'code']
-def flags(source): return {l[2:].split()[0] for l in source.splitlines() if l.startswith('#|') and l[2:].split()}
+def code_cells(nb): return [c for c in json.loads(Path(nb).read_text())['cells']
+                            if c['cell_type'] == 'code']
+def flags(source): return {l[2:].split()[0] for l in source.splitlines() if l.startswith('#|')
+                           and l[2:].split()}
 
 def write(path, text):
     "Write a file under a temporary name and rename it."
@@ -68,16 +75,21 @@ def pins(text):
 def disagreements(wheels, constraints):
     "Packages that two lists pin to different versions, as text."
     a, b = pins(wheels), pins(constraints)
-    return [f'{k}: {a[k]} in .ci/gpu-wheels.txt, {b[k]} in constraints.txt' for k in sorted(a.keys() & b.keys()) if a[k] != b[k]]
+    return [f'{k}: {a[k]} in .ci/gpu-wheels.txt, {b[k]} in constraints.txt'
+            for k in sorted(a.keys() & b.keys()) if a[k] != b[k]]
 
 def get_wheels():
     "Download the wheels of .ci/gpu-wheels.txt for Python 3.12 on 64-bit Linux."
     wanted, to = ROOT/'.ci'/'gpu-wheels.txt', HERE/'wheels'
-    if bad := disagreements(wanted.read_text(), (ROOT/'constraints.txt').read_text()): sys.exit('; '.join(bad))
+    if bad := disagreements(wanted.read_text(),
+                            (ROOT/'constraints.txt').read_text()): sys.exit('; '.join(bad))
     shutil.rmtree(to, ignore_errors=True)
-    tags = [f'manylinux_2_{i}_x86_64' for i in range(5, 36)] + [f'manylinux{k}_x86_64' for k in ('1', '2010', '2014')]
-    subprocess.run([sys.executable, '-m', 'pip', 'download', '-qq', '--disable-pip-version-check', '--only-binary=:all:', '--no-deps',
-                    '--python-version', '3.12', '--implementation', 'cp', *(a for t in tags for a in ('--platform', t)),
+    tags = [f'manylinux_2_{i}_x86_64' for i in range(5, 36)] + [f'manylinux{k}_x86_64'
+        for k in ('1', '2010', '2014')]
+    subprocess.run([sys.executable, '-m', 'pip', 'download', '-qq', '--disable-pip-version-check',
+                    '--only-binary=:all:', '--no-deps',
+                    '--python-version', '3.12', '--implementation', 'cp', *(a for t in tags
+                        for a in ('--platform', t)),
                     '-d', to, '-r', wanted], check=True)
     size, most = megabytes(*files_in(to)), (PAYLOAD - DATA_LIMIT)/1e6
     print(f'{len(files_in(to))} wheels, {size:.1f} MB, in {to.relative_to(ROOT)} (at most {most:.1f} MB beside {DATA_LIMIT/1e6:.0f} MB of data)')
@@ -98,7 +110,8 @@ def get_data(source, to=None, limit=DATA_LIMIT):
             shutil.copyfile(f, to/name)
             sums[str(name)] = sha256(to/name)
             published = known.get(str(f.relative_to(source/folder)), {}).get('sha256', sha256(f))
-            if sums[str(name)] != published: sys.exit(f'{name}: expected sha256 {published}, found {sums[str(name)]}')
+            if sums[str(name)] != published:
+                sys.exit(f'{name}: expected sha256 {published}, found {sums[str(name)]}')
         print(f'{folder:12}{megabytes(*files_in(to/folder)):6.1f} MB, {len(files_in(to/folder))} files')
     write(to/'sha256.json', json.dumps(sums, indent=1))
     size, most = megabytes(*files_in(to)), limit/1e6
@@ -121,25 +134,31 @@ def knobs(nb):
         if not re.match(r'(#\|.*\n)*\s*#\s*configuration', source, re.I): continue
         for node in ast.parse(source).body:
             if not isinstance(node, ast.Assign): continue
-            try: value = eval(compile(ast.Expression(node.value), nb.name, 'eval'), {'__builtins__': builtins}, out)
+            try: value = eval(compile(ast.Expression(node.value), nb.name, 'eval'),
+                              {'__builtins__': builtins}, out)
             except Exception: continue
             names, many = node.targets[0], isinstance(node.targets[0], ast.Tuple)
-            out.update(zip([n.id for n in names.elts], value) if many else {names.id: value} if isinstance(names, ast.Name) else {})
+            out.update(zip([n.id for n in names.elts], value) if many else {names.id: value}
+                       if isinstance(names, ast.Name) else {})
     return out
 
 def find(tree, key, default):
     "The first value of `key` in nested dicts."
     if not isinstance(tree, dict): return default
-    return tree[key] if key in tree else next((v for t in tree.values() if (v := find(t, key, None)) is not None), default)
+    return tree[key] if key in tree else next((v for t in tree.values()
+                                               if (v := find(t, key, None)) is not None), default)
 
 def cost_42(k, cores, before):
     full = k['SIZES']['full']
-    copies, steps = sum(1 if m == 'direct' else 3 for m in k['MODELS'])/3, find(full, 'max_steps', 50_000)
+    copies, steps = sum(1 if m == 'direct' else 3 for m in k['MODELS'])/3, find(full, 'max_steps',
+        50_000)
     n = 2*len(full['seeds'])*copies
-    return [n*steps*s for s in STEP], f'{2*len(full["seeds"])*len(k["MODELS"])} trainings of {steps:,} steps'
+    return [n*steps*s
+            for s in STEP], f'{2*len(full["seeds"])*len(k["MODELS"])} trainings of {steps:,} steps'
 
 def cost_44(k, cores, before):
-    def work(x):     # networks per world: six, and one Prism per number of contexts; by steps and width
+    # networks per world: six, and one Prism per number of contexts; by steps and width
+    def work(x):
         return x['seeds']*sum(6 + len(c) for c in x['contexts'].values())*x['steps']*x['width']
     k = k['KNOBS']
     seconds = 2*before*work(k['full'])/work(k['laptop'])/cores     # the stored run used two cores
@@ -186,7 +205,8 @@ def print_plan(a):
 
 def provenance(nb):
     "Experiment -> provenance of the stored results of a notebook."
-    found = {f.stem: json.loads(f.read_text())['provenance'] for f in sorted(RESULTS.glob('*.json'))}
+    found = {f.stem: json.loads(f.read_text())['provenance']
+             for f in sorted(RESULTS.glob('*.json'))}
     return {k: p for k, p in found.items() if nb and p['notebook'] == nb.name}
 
 def worse(size, kind, than):
@@ -199,12 +219,14 @@ def finished(nb, size, kind, done):
     mine = provenance(nb)
     stale = [s for s in record().stale() if s.split('.json')[0] in mine]
     # a notebook that measures the processor says so itself; that it ran on this machine is on record
-    good = lambda e, p: SIZES.index(p['size']) >= SIZES.index(size) and (p['kind'] == kind or kind == 'CPU' or done.get(e) == p['run'])
+    good = lambda e, p: SIZES.index(p['size']) >= SIZES.index(size) and (p['kind'] == kind
+        or kind == 'CPU' or done.get(e) == p['run'])
     return bool(mine) and not stale and all(good(e, p) for e, p in mine.items())
 
 def configurations():
     "Finished configurations of all sweeps: files named by a hash."
-    return {f for f in files_in(ROOT/'.gxprism') if re.fullmatch(r'[0-9a-f]{20}\.json', f.name) and HERE not in f.parents}
+    return {f for f in files_in(ROOT/'.gxprism') if re.fullmatch(r'[0-9a-f]{20}\.json', f.name)
+            and HERE not in f.parents}
 
 # ---------------------------------------------------------------- on the machine: install, device, checks
 
@@ -217,21 +239,29 @@ def install(wheels):
     names = hashlib.sha256(' '.join(w.name for w in found).encode()).hexdigest()[:12]
     site = Path(tempfile.gettempdir())/f'gxprism-packages-{names}'
     if not (site/'ready').exists():
-        subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-index', '--no-deps', '--no-compile', '--no-cache-dir',
-                        '--disable-pip-version-check', '--root-user-action=ignore', '--upgrade', '--target', site, *found], check=True)
+        subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-index',
+                        '--no-deps', '--no-compile', '--no-cache-dir',
+                        '--disable-pip-version-check', '--root-user-action=ignore', '--upgrade',
+                        '--target', site, *found], check=True)
         (site/'ready').touch()
     code = 'import importlib.util, sys; print(*[m for m in sys.argv[1:] if importlib.util.find_spec(m) is None])'
-    still = subprocess.run([sys.executable, '-c', code, *NEEDED], env=os.environ | {'PYTHONPATH': str(site)}, capture_output=True, text=True)
-    if still.stdout.strip(): sys.exit(f'packages: {still.stdout.strip()} neither installed nor among the wheels')
+    still = subprocess.run([sys.executable, '-c', code, *NEEDED],
+                           env=os.environ | {'PYTHONPATH': str(site)}, capture_output=True,
+                           text=True)
+    if still.stdout.strip():
+        sys.exit(f'packages: {still.stdout.strip()} neither installed nor among the wheels')
     sys.path.insert(0, str(site))
     say(f'packages: {len(found)} wheels installed for {" ".join(missing)}')
     return site
 
 def environment(a, site, gpu):
     "Environment of everything that runs below."
-    path = [str(ROOT), *([str(site)] if site else []), *filter(None, [os.environ.get('PYTHONPATH')])]
-    env = os.environ | dict(PYTHONPATH=os.pathsep.join(path), GXPRISM_SIZE=a.size, PYTHONWARNINGS='ignore', PYTHONUNBUFFERED='1',
-                            IPYTHONDIR=str(Path(tempfile.gettempdir())/'gxprism-ipython'), TRANSFORMERS_OFFLINE='1')
+    path = [str(ROOT), *([str(site)] if site else []),
+            *filter(None, [os.environ.get('PYTHONPATH')])]
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join(path), GXPRISM_SIZE=a.size,
+                            PYTHONWARNINGS='ignore', PYTHONUNBUFFERED='1',
+                            IPYTHONDIR=str(Path(tempfile.gettempdir())/'gxprism-ipython'),
+                            TRANSFORMERS_OFFLINE='1')
     if site: env['JUPYTER_PATH'] = str(site/'share'/'jupyter')
     if a.data_at: env['GXPRISM_DATA'] = str(a.data_at)
     if a.processes: env['GXPRISM_PROCESSES'] = str(a.processes)
@@ -259,7 +289,9 @@ def device(allow_cpu, env=None):
     d = json.loads(p.stdout.strip().splitlines()[-1])
     if not d['gpu'] and not allow_cpu:
         sys.exit(f'device: expected a GPU, found none (torch {d["torch"]}, CUDA {d["cuda"]}); --allow-cpu for a rehearsal')
-    say('device:', f'{d["name"]}, {d["gib"]} GiB, capability {d["capability"]}, {d["count"]} of them' if d['gpu'] else 'CPU (rehearsal)',
+    say('device:',
+        f'{d["name"]}, {d["gib"]} GiB, capability {d["capability"]}, {d["count"]} of them'
+        if d['gpu'] else 'CPU (rehearsal)',
         f'torch {d["torch"]}, CUDA {d["cuda"]}, python {sys.version.split()[0]}')
     return d['gpu']
 
@@ -268,8 +300,10 @@ def scan_errors(name, dtype, where, thin):
     import torch
     from gxprism.scan import scan_inputs, scan_reference, selective_scan
     x = scan_inputs(2, 133, 32, 16)
-    if thin: x |= dict(dt=x['dt'][..., :4].contiguous(), dt_weight=torch.randn(32, 4, generator=torch.Generator().manual_seed(1))/2)
-    x = {k: v.to(dtype) if k in ('u', 'dt', 'B', 'C', 'z') else v for k, v in x.items()}     # as under autocast
+    if thin: x |= dict(dt=x['dt'][..., :4].contiguous(),
+                       dt_weight=torch.randn(32, 4, generator=torch.Generator().manual_seed(1))/2)
+    # as under autocast
+    x = {k: v.to(dtype) if k in ('u', 'dt', 'B', 'C', 'z') else v for k, v in x.items()}
     w, out, worst = torch.randn(2, 133, 32, generator=torch.Generator().manual_seed(2)), [], 0
     for reverse in (False, True):
         def both(run, to, cast):
@@ -278,7 +312,8 @@ def scan_errors(name, dtype, where, thin):
             return [r.detach(), *torch.autograd.grad((r.float()*w.to(to)).sum(), list(y.values()))]
         true = both(scan_reference, 'cpu', lambda v: torch.float64)
         got = both(lambda **k: selective_scan(**k, backend=name), where, lambda v: v.dtype)
-        out += [((g.cpu().double() - t).norm()/t.norm().clamp_min(1e-12)).item() for g, t in zip(got, true)]
+        out += [((g.cpu().double() - t).norm()/t.norm().clamp_min(1e-12)).item() for g,
+                t in zip(got, true)]
     return max(e if e == e else float('inf') for e in out)
 
 def prism_step(where, precision, genes, state=None):
@@ -291,13 +326,16 @@ def prism_step(where, precision, genes, state=None):
     model, g = build('prism', {}), torch.Generator().manual_seed(3)
     rand = lambda *s: torch.randn(*s, generator=g)
     l, (s, r) = model.cfg.center_len, (model.cfg.n_tracks, model.cfg.n_features)
-    batch = Batch(torch.randint(0, 5, (genes, l), generator=g, dtype=torch.uint8), rand(genes, l, s).abs(), rand(genes, r), rand(genes), tuple('g'*genes))
+    batch = Batch(torch.randint(0, 5, (genes, l), generator=g, dtype=torch.uint8),
+                  rand(genes, l, s).abs(), rand(genes, r), rand(genes), tuple('g'*genes))
     model, batch = model.to(where), batch.to(where)
-    with torch.autocast(where, torch.bfloat16, enabled=precision == 'bf16'): parts = model.loss(model(batch), batch)
+    with torch.autocast(where, torch.bfloat16,
+                        enabled=precision == 'bf16'): parts = model.loss(model(batch), batch)
     parts['loss'].backward()
     grads = torch.cat([p.grad.float().flatten().cpu() for p in model.parameters()])
     torch.optim.AdamW(model.parameters(), lr=5e-4).step()
-    return parts['loss'].item(), grads, torch.cat([p.detach().float().flatten().cpu() for p in model.parameters()])
+    return parts['loss'].item(), grads, torch.cat([p.detach().float().flatten().cpu()
+                                                   for p in model.parameters()])
 
 def run_checks():
     "Compare kernels and one training step with the reference; exit status 1 where something differs."
@@ -309,7 +347,8 @@ def run_checks():
         nonlocal failed
         ok = error <= most
         failed += not ok
-        print(f'{"ok    " if ok else "FAILED"} {what}: error {error:.1e}, at most {most:.0e}', flush=True)
+        print(f'{"ok    " if ok else "FAILED"} {what}: error {error:.1e}, at most {most:.0e}',
+              flush=True)
     chosen = os.environ.get('GXPRISM_SCAN')
     for name in [chosen] if chosen else [b for b in available_backends(where) if b != 'reference']:
         for dtype, most in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
@@ -320,8 +359,10 @@ def run_checks():
     loss, grads, _ = prism_step('cpu', 'float32', 2)
     for precision, most in (('float32', 2e-3), ('bf16', 1e-1)):
         l, g, p = prism_step(where, precision, 2)
-        tell(f'Prism, paper preset, {precision} on {where}: loss', abs(l - loss)/abs(loss) if l == l else float('inf'), most)
-        tell(f'Prism, paper preset, {precision} on {where}: gradient', ((g - grads).norm()/grads.norm()).item(), most)
+        tell(f'Prism, paper preset, {precision} on {where}: loss',
+             abs(l - loss)/abs(loss) if l == l else float('inf'), most)
+        tell(f'Prism, paper preset, {precision} on {where}: gradient',
+             ((g - grads).norm()/grads.norm()).item(), most)
         tell(f'Prism, paper preset, {precision} on {where}: share of parameters not finite after a step', 1 - p.isfinite().float().mean().item(), 0)
     sys.exit(bool(failed))
 
@@ -334,21 +375,29 @@ def execute(nb, copy, reading):
     from nbclient.exceptions import CellExecutionError, DeadKernelError
     book = nbformat.read(nb, 4)
     meta, kept, sources = dict(book.metadata), {}, [''.join(c.source) for c in book.cells]
-    runs = [i for i, s in enumerate(sources) if book.cells[i].cell_type == 'code' and 'run' in flags(s)]
-    cuda = json.loads(subprocess.run([sys.executable, '-c', DEVICE], capture_output=True, text=True).stdout or '{}').get('gpu')
-    skip = {f for f, lacks in dict(run=reading, gpu=not cuda, data=not os.environ.get('GXPRISM_DATA')).items() if lacks}
+    runs = [i for i,
+            s in enumerate(sources) if book.cells[i].cell_type == 'code' and 'run' in flags(s)]
+    cuda = json.loads(subprocess.run([sys.executable, '-c', DEVICE], capture_output=True,
+                                     text=True).stdout or '{}').get('gpu')
+    skip = {f for f,
+            lacks in dict(run=reading, gpu=not cuda,
+                          data=not os.environ.get('GXPRISM_DATA')).items() if lacks}
     for i, c in enumerate(book.cells):
         if c.cell_type != 'code': continue
         kept[i] = dict(c.metadata)
-        tags = (['skip-execution'] if flags(sources[i]) & skip else []) + (['raises-exception'] if runs and i > runs[-1] else [])
+        tags = (['skip-execution'] if flags(sources[i]) & skip else []) + (['raises-exception']
+            if runs and i > runs[-1] else [])
         if tags: c.metadata['tags'] = tags
     start = [time.time()]
     def before(cell, cell_index): start[0] = time.time()
     def after(cell, cell_index, execute_reply=None):
-        if (s := time.time() - start[0]) > 5: print(f'cell {cell_index} of {len(book.cells)}: {s:.0f} s', flush=True)
-    client = NotebookClient(book, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(NBS)}}, store_widget_state=False,
+        if (s := time.time()
+            - start[0]) > 5: print(f'cell {cell_index} of {len(book.cells)}: {s:.0f} s', flush=True)
+    client = NotebookClient(book, timeout=None, kernel_name='python3',
+                            resources={'metadata': {'path': str(NBS)}}, store_widget_state=False,
                             on_cell_execute=before, on_cell_executed=after)
-    def stop(*_):                                             # the kernel and whatever it has started share a group
+    # the kernel and whatever it has started share a group
+    def stop(*_):
         try: os.killpg(os.getpgid(client.km.provisioner.pid), signal.SIGKILL)
         except Exception: pass
         os._exit(124)
@@ -356,7 +405,9 @@ def execute(nb, copy, reading):
     try: client.execute()
     except (CellExecutionError, DeadKernelError) as e: print(str(e)[-3000:], flush=True); status = 3
     else: status = 0
-    broken = [i for i, c in enumerate(book.cells) if any(o.output_type == 'error' for o in c.get('outputs', []))]
+    broken = [i for i,
+              c in enumerate(book.cells)
+              if any(o.output_type == 'error' for o in c.get('outputs', []))]
     for i, m in kept.items(): book.cells[i].metadata = nbformat.from_dict(m)
     book.metadata = nbformat.from_dict(meta)
     nbformat.write(book, copy)
@@ -375,7 +426,8 @@ def descendants(pid):
     "Process ids of all children of a process and their children."
     parents = {}
     for f in Path('/proc').glob('[0-9]*/stat'):
-        try: parents.setdefault(int(f.read_text().rsplit(')', 1)[1].split()[1]), []).append(int(f.parent.name))
+        try: parents.setdefault(int(f.read_text().rsplit(')', 1)[1].split()[1]),
+                                []).append(int(f.parent.name))
         except OSError: pass
     out = [pid]
     for p in out: out += parents.get(p, [])      # grows while we walk
@@ -383,8 +435,10 @@ def descendants(pid):
 
 def watched(argv, env, seconds):
     "Run a command with a time limit, its output line by line in the log; exit status, 124 if out of time."
-    p = subprocess.Popen([str(x) for x in argv], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
-    echo = threading.Thread(target=lambda: [say('   ', l.rstrip()) for l in p.stdout if 'running over TCP' not in l], daemon=True)
+    p = subprocess.Popen([str(x) for x in argv], cwd=ROOT, env=env, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, errors='replace')
+    echo = threading.Thread(target=lambda: [say('   ', l.rstrip()) for l in p.stdout
+                                            if 'running over TCP' not in l], daemon=True)
     echo.start()
     try: status = p.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -404,7 +458,8 @@ class Kept:
     "Results and figures as they were, to be put back where a notebook does not finish."
     def __init__(self):
         self.files = {f: f.read_bytes() for d in (RESULTS, FIGURES) for f in files_in(d)}
-    def changed(self): return [f for d in (RESULTS, FIGURES) for f in files_in(d) if self.files.get(f) != f.read_bytes()]
+    def changed(self): return [f for d in (RESULTS, FIGURES) for f in files_in(d)
+                               if self.files.get(f) != f.read_bytes()]
     def put_back(self):
         for f in self.changed():
             if f in self.files: f.write_bytes(self.files[f])
@@ -412,7 +467,8 @@ class Kept:
 
 def one(nb, size, kind, seconds, env):
     "Execute one notebook; (status, remark). Nothing in the tree changes unless it succeeds."
-    if bad := [f'{e} is {p["size"]} on {p["kind"]}' for e, p in provenance(nb).items() if worse(size, kind, p)]:
+    if bad := [f'{e} is {p["size"]} on {p["kind"]}' for e,
+               p in provenance(nb).items() if worse(size, kind, p)]:
         return 'refused', f'{", ".join(bad)}: not replaced by {size} on {kind}'
     (HERE/'executing').mkdir(parents=True, exist_ok=True)
     copy, kept, had = HERE/'executing'/nb.name, Kept(), configurations()
@@ -421,11 +477,13 @@ def one(nb, size, kind, seconds, env):
     swept = f'{len(configurations() - had)} configurations finished, {len(configurations())} stored'
     if status == 0:
         os.replace(copy, nb)
-        if bad := [s for s in record().stale() if s.split('.json')[0] in provenance(nb)]: return 'failed', '; '.join(bad)
+        if bad := [s for s in record().stale()
+                   if s.split('.json')[0] in provenance(nb)]: return 'failed', '; '.join(bad)
         return 'done', swept
     aside = HERE/'aside'/nb.stem
     shutil.rmtree(aside, ignore_errors=True)
-    if status in (3, 4) and copy.exists():          # the numbers are not lost: they go home beside the tree
+    # the numbers are not lost: they go home beside the tree
+    if status in (3, 4) and copy.exists():
         aside.mkdir(parents=True)
         os.replace(copy, aside/nb.name)
         for f in kept.changed(): shutil.copy(f, aside/f.name)
@@ -440,12 +498,15 @@ def keepsakes(root, limit):
     "Files below .gxprism by which a later call continues: small ones first, whole runs or none."
     groups, runs = [], {f.parent for f in files_in(root) if f.name == 'config.json'}
     for f in files_in(root):
-        if {'gpu', 'store', 'cells'} & set(f.relative_to(root).parts[:-1]) or runs & set(f.parents): continue
+        if {'gpu', 'store',
+            'cells'} & set(f.relative_to(root).parts[:-1]) or runs & set(f.parents): continue
         if f.stat().st_size < 1e6: groups.append((0, [f]))
     lost = []            # a simulated cell line drawn anew is another data set: what was trained on it stays only with it
     for d in [d for d in sorted(root.rglob('cells')) if (d/'genes.tsv').exists()]:
-        if sum(f.stat().st_size for f in files_in(d)) < limit/2: groups.append((1, files_in(d))); continue
-        lost += [m.parent.parent for m in d.parent.glob('*/store/manifest.json') if sha256(d/'genes.tsv') in m.read_text()]
+        if sum(f.stat().st_size
+               for f in files_in(d)) < limit/2: groups.append((1, files_in(d))); continue
+        lost += [m.parent.parent for m in d.parent.glob('*/store/manifest.json')
+                 if sha256(d/'genes.tsv') in m.read_text()]
     inside = lambda f: any(d in f.parents for d in lost)
     groups, runs = [g for g in groups if not inside(g[1][0])], {r for r in runs if not inside(r)}
     for r in sorted(runs):
@@ -453,9 +514,11 @@ def keepsakes(root, limit):
         whole = files_in(r)
         weights = [f for f in whole if f.suffix == '.safetensors']
         done = (r/'done.json').exists() and (r/'predictions.parquet').exists()
-        groups += [(1, [f for f in whole if f not in weights]), (3, weights)] if done else [(2, whole)]
+        groups += [(1, [f for f in whole if f not in weights]),
+                   (3, weights)] if done else [(2, whole)]
     taken, left, total = [], 0, 0
-    for _, g in sorted(groups, key=lambda g: (g[0], sum(f.stat().st_size for f in g[1]), str(g[1]))):
+    for _, g in sorted(groups,
+                       key=lambda g: (g[0], sum(f.stat().st_size for f in g[1]), str(g[1]))):
         size = sum(f.stat().st_size for f in g)
         if total + size > limit: left += len(g); continue
         taken, total = taken + g, total + size
@@ -493,7 +556,8 @@ def collect(out, rows, a, good):
 def members(t):
     "The plain files of an archive, with names that stay below the folder they are unpacked in."
     for m in t.getmembers():
-        if not m.isfile() or m.name.startswith('/') or '..' in Path(m.name).parts: raise ValueError(f'{m.name}: expected a plain file below the tree')
+        if not m.isfile() or m.name.startswith('/') or '..' in Path(m.name).parts:
+            raise ValueError(f'{m.name}: expected a plain file below the tree')
         yield m
 
 def restore(folder):
@@ -511,20 +575,27 @@ def restore(folder):
 def take(folder):
     "Bring home what came back: results and notebooks that are worth more than ours, and the state."
     folder, new = Path(folder), {}
-    with tarfile.open(folder/'results.tar.gz') as t: new = {m.name: t.extractfile(m).read() for m in members(t)}
-    heads, refused = {k: json.loads(v)['provenance'] for k, v in new.items() if k.startswith('data/results/')}, set()
+    with tarfile.open(folder/'results.tar.gz') as t: new = {m.name: t.extractfile(m).read()
+        for m in members(t)}
+    heads, refused = {k: json.loads(v)['provenance'] for k,
+                      v in new.items() if k.startswith('data/results/')}, set()
     for k, p in heads.items():
         nb, why = NBS/p['notebook'], None
         old = json.loads((ROOT/k).read_text())['provenance'] if (ROOT/k).exists() else None
         theirs = json.loads(new['nbs/' + nb.name])
-        if old and worse(p['size'], p['kind'], old): why = f'ours is {old["size"]} on {old["kind"]}, this one {p["size"]} on {p["kind"]}'
-        elif record().source_fingerprint(nb) != p['source']: why = 'its run and configuration cells have changed here'
+        if old and worse(p['size'], p['kind'], old):
+            why = f'ours is {old["size"]} on {old["kind"]}, this one {p["size"]} on {p["kind"]}'
+        elif record().source_fingerprint(nb) != p['source']:
+            why = 'its run and configuration cells have changed here'
         if why: refused.add(nb.name); print(f'not taken: {k}: {why}'); continue
         write(ROOT/k, new[k].decode())
         ours = json.loads(nb.read_text())
-        same = [''.join(c['source']) for c in ours['cells']] == [''.join(c['source']) for c in theirs['cells']]
+        same = [''.join(c['source']) for c in ours['cells']] == [''.join(c['source'])
+            for c in theirs['cells']]
         if same: write(nb, new['nbs/' + nb.name].decode())
-        print(f'taken: {k}' + ('' if same else f'; {nb.name} has been edited here: python .ci/gpu.py --read {nb.name[:2]}'))
+        print(f'taken: {k}'
+              + ('' if same
+                 else f'; {nb.name} has been edited here: python .ci/gpu.py --read {nb.name[:2]}'))
     for k, v in new.items():
         if (k.startswith('figures/') and not refused) or '/aside/' in k:
             (ROOT/k).parent.mkdir(parents=True, exist_ok=True)
@@ -542,7 +613,8 @@ def read_only(number):
     env = os.environ | {'PYTHONPATH': f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
     status = watched([sys.executable, __file__, '--execute', nb.name, copy, '--reading'], env, 600)
     if status == 0: os.replace(copy, nb)
-    print(f'{nb.name}: ' + ('reading cells executed' if status == 0 else f'left as it was, exit status {status}'))
+    print(f'{nb.name}: '
+          + ('reading cells executed' if status == 0 else f'left as it was, exit status {status}'))
     return status
 
 # ---------------------------------------------------------------- all of it
@@ -551,7 +623,8 @@ def scratch(to):
     "A copy of the tree without results, for rehearsals; the one that is there is continued."
     to = Path(to).resolve()
     if not (to/'settings.ini').exists():
-        no = shutil.ignore_patterns('.git', '.venv', '.gxprism', '__pycache__', '*.egg-info', 'build', 'dist')
+        no = shutil.ignore_patterns('.git', '.venv', '.gxprism', '__pycache__', '*.egg-info',
+                                    'build', 'dist')
         shutil.copytree(ROOT, to, ignore=no, dirs_exist_ok=True)
         for f in files_in(to/'data'/'results'): f.unlink()
     return to
@@ -572,16 +645,20 @@ def all_of_it(a):
         say('checks, before anything is timed')
         if status := watched([sys.executable, __file__, '--checks'], env, max(30, left())):
             say(f'checks failed (exit status {status}): nothing is executed')
-            collect(a.out, [('checks', 'failed', round(time.monotonic() - start), 'nothing executed')], a, [])
+            collect(a.out,
+                    [('checks', 'failed', round(time.monotonic() - start), 'nothing executed')], a,
+                    [])
             return 1
-    print(table(plan(a.minutes, a.only, a.budget, len(os.sched_getaffinity(0))), ('call', 'notebook', 'allowed min', 'estimated min', 'full size', 'fits')))
+    print(table(plan(a.minutes, a.only, a.budget, len(os.sched_getaffinity(0))),
+                ('call', 'notebook', 'allowed min', 'estimated min', 'full size', 'fits')))
     done = json.loads((HERE/'done.json').read_text()) if (HERE/'done.json').exists() else {}
     for k in a.minutes:
         if a.only and k not in a.only: continue
         nb, t = notebook(k), time.monotonic()
         if nb is None: rows.append((k, 'not there', 0, '')); continue
         if finished(nb, a.size, kind, done): status, remark = 'already done', ''
-        elif left() < min(30, 60*a.minutes[k]): status, remark = 'no time left', 'run again to continue'
+        elif left() < min(30,
+                          60*a.minutes[k]): status, remark = 'no time left', 'run again to continue'
         else: status, remark = one(nb, a.size, kind, min(60*a.minutes[k], left()), env)
         if status == 'done':
             done |= {e: p['run'] for e, p in provenance(nb).items()}
@@ -594,19 +671,27 @@ def all_of_it(a):
     return any(r[1] not in FINE for r in rows)
 
 def arguments(words):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--wheels', action='store_true', help='download the wheels that the machine lacks')
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--wheels', action='store_true',
+                   help='download the wheels that the machine lacks')
     p.add_argument('--data', metavar='FOLDER', help='copy the real data')
     p.add_argument('--plan', action='store_true', help='print what will run')
     p.add_argument('--take', metavar='FOLDER', help='bring home an output folder')
     p.add_argument('--read', metavar='NN', help='execute the reading cells of a notebook')
-    p.add_argument('--only', nargs='+', default=[], metavar='NN', help='numbers of the notebooks to execute')
-    p.add_argument('--minutes', nargs='+', default=[], metavar='NN=M', help='minutes a notebook may take')
-    p.add_argument('--budget', type=float, default=9.5, help='minutes of the whole call (default 9.5)')
-    p.add_argument('--size', choices=SIZES, default='full', help='size of the experiments (default full)')
+    p.add_argument('--only', nargs='+', default=[], metavar='NN',
+                   help='numbers of the notebooks to execute')
+    p.add_argument('--minutes', nargs='+', default=[], metavar='NN=M',
+                   help='minutes a notebook may take')
+    p.add_argument('--budget', type=float, default=9.5,
+                   help='minutes of the whole call (default 9.5)')
+    p.add_argument('--size', choices=SIZES, default='full',
+                   help='size of the experiments (default full)')
     p.add_argument('--processes', type=int, help='trainings that share the GPU (GXPRISM_PROCESSES)')
-    p.add_argument('--out', type=Path, default=Path(os.environ.get('OUT') or HERE/'out'), help='output folder')
-    p.add_argument('--part-mb', type=float, default=15, help='largest part of the state (default 15 MB)')
+    p.add_argument('--out', type=Path, default=Path(os.environ.get('OUT') or HERE/'out'),
+                   help='output folder')
+    p.add_argument('--part-mb', type=float, default=15,
+                   help='largest part of the state (default 15 MB)')
     p.add_argument('--state-mb', type=float, default=12, help='most state to keep (default 12 MB)')
     p.add_argument('--allow-cpu', action='store_true', help='rehearse where there is no GPU')
     p.add_argument('--no-checks', action='store_true', help='leave out the correctness checks')
@@ -626,7 +711,8 @@ def main(words):
     if a.wheels: return get_wheels()
     if a.data:
         get_data(a.data)
-        head = subprocess.run(['git', 'rev-parse', '--short=12', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
+        head = subprocess.run(['git', 'rev-parse', '--short=12', 'HEAD'], cwd=ROOT,
+                              capture_output=True, text=True)
         if not head.returncode: write(HERE/'commit', head.stdout)
         return
     if a.plan: return print_plan(a)
@@ -636,7 +722,8 @@ def main(words):
     if a.execute: return execute(NBS/a.execute[0], a.execute[1], a.reading)
     if a.scratch:
         to, i = scratch(a.scratch), words.index('--scratch')
-        return subprocess.run([sys.executable, to/'.ci'/'gpu.py', *words[:i], *words[i + 2:]], cwd=to).returncode
+        return subprocess.run([sys.executable, to/'.ci'/'gpu.py', *words[:i], *words[i + 2:]],
+                              cwd=to).returncode
     return all_of_it(a)
 
 if __name__ == '__main__': sys.exit(main(sys.argv[1:]))

@@ -6,16 +6,19 @@
 __all__ = ['SEI_CLASSES', 'SEI_KEPT', 'SeiConfig', 'spline_basis', 'Sei', 'load_sei', 'SeiClasses']
 
 # %% ../nbs/34_sei.ipynb #s003
-import hashlib, re
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .sequence import UNKNOWN, Genome, one_hot
-from .bins import Column, _digest
+from .sequence import UNKNOWN, Genome, digest, one_hot, validate
+from .classes import Column
+from .state import fill, read_tensors
+from .released import read_checkpoint
 
 # %% ../nbs/34_sei.ipynb #c060
 _GROUPS = dict(PC='Polycomb-repressed', L='Low signal', TN='Transcription', E='Enhancer',
@@ -46,10 +49,11 @@ class SeiConfig:
     targets:int=21_907         # chromatin profiles
 
     def __post_init__(self):
+        validate(self, least=dict(length=1, kernel=1, pool=1, taps=1, degrees=4, targets=1))
         left, over = divmod(self.length, self.pool**2)
-        if over or left < self.degrees or self.degrees < 4:
+        if over or left < self.degrees:
             raise ValueError(f'SeiConfig: expected length a multiple of {self.pool**2} with'
-                             f' degrees >= 4 positions left or more, found length={self.length},'
+                             f' at least `degrees` positions left, found length={self.length},'
                              f' degrees={self.degrees}')
 
 def spline_basis(
@@ -108,51 +112,24 @@ _WHERE = ('Sei weights are licensed for academic use only and are never fetched:
           ' licence, unpack it, and give the paths of two files: the weights (sei.pth) and the'
           ' projection (projvec_targets.npy)')
 
-def _state(
-    path:Path, # .pth or .safetensors
-)->dict:       # name -> tensor, without the prefixes of wrappers
-    "Read weights from a file."
-    if path.suffix == '.safetensors':
-        from safetensors.torch import load_file
-        state = load_file(path)
-    else: state = torch.load(path, map_location='cpu', weights_only=True)
-    state = state.get('state_dict', state)
-    def bare(key):
-        while key.startswith(('module.', 'model.')): key = key.split('.', 1)[1]
-        return key
-    return {bare(k): v for k, v in state.items()}
-
 def load_sei(
     weights,                   # the user's own copy, .pth or .safetensors
     cfg:SeiConfig=SeiConfig(), # sizes
 )->Sei:                        # in evaluation mode, on the CPU
     "Load a Sei network; errors say where weights come from, or which of them do not fit."
     weights = Path(weights)
-    if not weights.exists(): raise FileNotFoundError(f'weights: no file {weights.name}. {_WHERE}')
+    if not weights.is_file():
+        raise FileNotFoundError(f'weights: no file {weights}. {_WHERE}')
+    safe = weights.suffix == '.safetensors'
+    state = read_tensors(weights)[0] if safe else read_checkpoint(weights)
+    state = {re.sub(r'^((module|model)[.])+', '', k): v.float() for k, v in state.items()}
     with torch.device('meta'): net = Sei(cfg)
-    state, want = _state(weights), net.state_dict()
-    bad = [f'{k} is missing' for k in want if k not in state]
-    bad += [f'{k} is unknown' for k in state if k not in want]
-    bad += [f'{k}: expected {tuple(want[k].shape)}, found {tuple(state[k].shape)}'
-            for k in want if k in state and want[k].shape != state[k].shape]
-    if bad:
-        many = f'{weights.name}: {len(bad)} weights do not fit: '
-        raise ValueError(many + '; '.join(bad[:4]))
-    net.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
-    return net.eval().requires_grad_(False)
+    return fill(net, state, weights).eval().requires_grad_(False)
 
 # %% ../nbs/34_sei.ipynb #c074
-def _weights_digest(
-    net:Sei, # network
-)->str:      # sha256, hexadecimal
-    "Checksum of a network's weights."
-    digest = hashlib.sha256()
-    for k, w in sorted(net.state_dict().items()):
-        digest.update(k.encode() + w.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-class _SeiSource:
-    "A network, class vectors and a genome, checked against each other."
+class SeiClasses:
+    "The 33 named sequence classes of bins, from DNA, by a Sei network."
+    beyond = 'source'   # bins beyond a chromosome are scored, as unknown bases
     def __init__(self,
         net:Sei,        # of `load_sei`
         projection,     # class vectors, array or the path of an .npy; `(rows >= 40, targets)`
@@ -167,32 +144,27 @@ class _SeiSource:
         self.genome, self.blank = Genome(fasta), None
         self.lengths, columns = self.genome.lengths, [SEI_CLASSES[i] for i in SEI_KEPT]
         self.names, self.labels, self.groups = zip(*((c.name, c.label, c.group) for c in columns))
-        v = self._vectors(projection)[:len(SEI_CLASSES)][list(SEI_KEPT)]
-        self.vectors = (v/v.norm(dim=1, keepdim=True)).to(self.device)
-    def _vectors(self, projection):
-        "Read and check the class vectors."
         if isinstance(projection, (str, Path)):
-            if not Path(projection).exists():
-                raise FileNotFoundError(f'projection: no file {Path(projection).name}. {_WHERE}')
-            projection = np.load(projection, allow_pickle=False)
-        v, targets = torch.as_tensor(np.asarray(projection)).float(), self.net.cfg.targets
+            if not Path(projection).is_file():
+                raise FileNotFoundError(f'projection: no file {projection}. {_WHERE}')
+            try: projection = np.load(projection, mmap_mode='r', allow_pickle=False)
+            except (ValueError, EOFError,
+                    OSError) as e: raise ValueError(f'{projection}: {e}') from None
+        v, targets = torch.as_tensor(np.asarray(projection)).float(), net.cfg.targets
         if v.ndim != 2 or v.shape[1] != targets or len(v) < len(SEI_CLASSES):
             raise ValueError(f'projection: expected at least {len(SEI_CLASSES)} rows of {targets}'
                              f', found {tuple(v.shape)}')
-        return v
+        v = v[list(SEI_KEPT)]
+        self.vectors = (v/v.norm(dim=1, keepdim=True)).to(self.device)
+        if not self.vectors.isfinite().all():
+            raise ValueError('projection: expected finite vectors')
     def __repr__(self): return f'SeiClasses: {len(self.names)} classes on {self.device.type}'
-
-# %% ../nbs/34_sei.ipynb #c075
-class SeiClasses(_SeiSource):
-    "The 33 named sequence classes of bins, from DNA, by a Sei network."
-    beyond = 'source'   # bins beyond a chromosome are scored, as unknown bases
     def describe(self)->dict: # JSON values
-        "What decides the features: classes, and checksums of weights, projection and genome."
-        vectors = hashlib.sha256(self.vectors.cpu().numpy().tobytes()).hexdigest()
+        "What decides the features: classes, and the content of weights, projection and genome."
         lists = {k: list(getattr(self, k)) for k in ('names', 'labels', 'groups')}
-        files = {self.genome.path.name: _digest(self.genome.path)}
-        return dict(kind='sei', files=files, weights=_weights_digest(self.net), projection=vectors,
-                    bfloat16=self.amp, config=asdict(self.net.cfg), **lists)
+        weights = digest({k: digest(w.float()) for k, w in self.net.state_dict().items()})
+        return dict(kind='sei', weights=weights, projection=digest(self.vectors), bfloat16=self.amp,
+                    genome=digest(Path(self.genome.path)), config=asdict(self.net.cfg), **lists)
     @torch.no_grad()
     def scores(self,
         codes:Tensor, # base codes; uint8 `(m, l)`
@@ -206,19 +178,23 @@ class SeiClasses(_SeiSource):
                 p = self.net(torch.cat([x, x.flip(1, 2)]))
             out.append((p.float().unflatten(0, (2, len(c))).mean(0) @ self.vectors.T).cpu())
         return torch.cat([torch.zeros(0, len(self.names)), *out])
-    def features(self, genes, # of one chromosome; `g` rows
-        lo:np.ndarray,      # first base of each bin, adjacent; `(g, b)`
-        size:int,           # bases per bin, as many as the network reads
-    )->np.ndarray:          # in the order of the bins; float32 `(g, b, 33)`
-        "Score every bin."
-        if size != (want := self.net.cfg.length):
-            raise ValueError(f'bin_size: expected {want}, what Sei reads, found {size}')
-        if self.blank is None:
-            self.blank = self.scores(torch.full((1, size), UNKNOWN, dtype=torch.uint8))[0].numpy()
-        x, chrom = np.empty((*lo.shape, len(self.names)), np.float32), genes.chrom.iloc[0]
-        for row, start in enumerate(lo[:, 0].tolist()):
-            codes = self.genome.fetch(chrom, start, start + lo.shape[1]*size).reshape(-1, size)
-            known = (codes < UNKNOWN).any(1)
-            x[row] = self.blank
-            x[row, known] = self.scores(torch.from_numpy(codes[known])).numpy()
-        return x
+
+# %% ../nbs/34_sei.ipynb #c075
+@patch
+def features(self:SeiClasses,
+    genes,         # of one chromosome; `g` rows
+    lo:np.ndarray, # first base of each bin, adjacent; `(g, b)`
+    size:int,      # bases per bin, as many as the network reads
+)->np.ndarray:     # in the order of the bins; float32 `(g, b, 33)`
+    "Score every bin."
+    if size != (want := self.net.cfg.length):
+        raise ValueError(f'bin_size: expected {want}, what Sei reads, found {size}')
+    if self.blank is None:
+        self.blank = self.scores(torch.full((1, size), UNKNOWN, dtype=torch.uint8))[0].numpy()
+    x, chrom = np.empty((*lo.shape, len(self.names)), np.float32), genes.chrom.iloc[0]
+    for row, start in enumerate(lo[:, 0].tolist()):
+        codes = self.genome.fetch(chrom, start, start + lo.shape[1]*size).reshape(-1, size)
+        known = (codes < UNKNOWN).any(1)
+        x[row] = self.blank
+        x[row, known] = self.scores(torch.from_numpy(codes[known])).numpy()
+    return x

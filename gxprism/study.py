@@ -37,7 +37,7 @@ from .record import (Results, cores, find_notebook, flat_row, library_fingerprin
                             origin, repo_root, results_folder, source_fingerprint)
 from .render import simulate
 from .features import gene_features
-from .baselines import CLASSICAL, expecto_features, fit_classical
+from .classical import CLASSICAL, expecto_features, fit_classical
 
 # %% ../nbs/29_study.ipynb #s006
 @dataclass(frozen=True)

@@ -4,32 +4,30 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler',
-           'together', 'Genes', 'batches', 'TensorIO', 'Expression', 'Keeper', 'keep_memory', 'fit', 'load_weights',
-           'TrainedRun', 'load_run', 'predict', 'evaluate', 'train_one']
+           'together', 'Genes', 'batches', 'Diverged', 'keep_memory', 'store_inputs', 'pick_device', 'fit',
+           'TrainedRun', 'load_run', 'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
-import json, math, os, warnings
+import contextlib, json, math, warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
+from .sequence import publish, random_reverse_complement, validate
 from .genes import split_indices
-from .sequence import random_reverse_complement
 from .store import Batch, GeneStore
 from .metrics import bootstrap
-from .backbone import MODELS, RMSNorm, build
-import gxprism.baselines   # registers the comparators
-import gxprism.prism       # registers Prism, direct fusion and the standardised model
-import gxprism.gta         # registers GTA
+from .state import (alone, difference, fill, pack, read_json, read_tensors, unpack,
+                           write_json,
+                           write_tensors)
+from .model import build, model_class
+from .backbone import RMSNorm
 
 # %% ../nbs/26_train.ipynb #c006
 @dataclass(frozen=True)
@@ -50,35 +48,45 @@ class TrainConfig:
     precision:str='bf16-mixed'   # as Lightning names it; head, loss and metrics stay in float32
     validations:float=2.         # validations per pass over the training genes
     reverse_complement:bool=False # show each training gene from a random strand
-    max_shift:int=0              # move training windows by up to so many bases (needs a store with a margin)
+    # move training windows by up to so many bases (needs a store with a margin)
+    max_shift:int=0
 
     def __post_init__(self):
-        least = dict(window=2, batch_size=1, max_steps=1, warmup_steps=0, max_shift=0)
-        bad = [f'{k}: expected at least {v}, found {getattr(self, k)}' for k, v in least.items() if getattr(self, k) < v]
-        positive = ('lr', 'clip', 'validations')
-        bad += [f'{k}: expected a positive number, found {getattr(self, k)}' for k in positive if not getattr(self, k) > 0]
-        if self.window % 2: bad.append(f'window: expected an even number of bases, found {self.window}')
+        validate(self, least=dict(window=2, batch_size=1, max_steps=1, warmup_steps=0, max_shift=0,
+                                  weight_decay=0, seed=0, lr_first=0, lr_last=0),
+                 positive=('lr', 'clip', 'validations'),
+                 choices=dict(precision=('32-true', 'bf16-mixed', '16-mixed', '64-true')))
+        bad = []
+        if self.window % 2:
+            bad.append(f'window: expected an even number of bases, found {self.window}')
         if self.warmup_steps > self.max_steps:
-            bad.append(f'warmup_steps: expected at most max_steps = {self.max_steps}, found {self.warmup_steps}')
-        if bad: raise ValueError('TrainConfig: ' + '; '.join(bad))
+            bad.append(f'warmup_steps: expected at most max_steps = {self.max_steps}, '
+                       f'found {self.warmup_steps}')
+        validate(self, more=bad)
 
 # %% ../nbs/26_train.ipynb #c008
 PRESETS = {
     'paper':  dict(model={}, train={}),
-    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True), passes=8,
-                   train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3, lr_last=2e-5, precision='32-true', validations=1)),
+    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True),
+                   train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
+                              lr_last=2e-5,
+                              precision='32-true', validations=1), passes=8),
     'smoke':  dict(model=dict(d_model=16, n_layers=1, d_state=4, stride=20, standardize=True),
-                   train=dict(batch_size=16, max_steps=30, warmup_steps=5, lr=5e-3, lr_last=1e-4, precision='32-true', validations=1)),
+                   train=dict(batch_size=16, max_steps=30, warmup_steps=5, lr=5e-3, lr_last=1e-4,
+                              precision='32-true', validations=1)),
 }
 
 def _sizes(
-    store:GeneStore, # what will be trained on
-)->dict:             # model settings that a data set decides
-    "Number of tracks and features; which tracks are background, and which features come from those."
-    background = [t.name for t in store.tracks if t.role == 'background']
+    store:GeneStore,  # what will be trained on
+    train:TrainConfig, # its window
+)->dict:              # model settings that these decide
+    "Tracks and features; which tracks are background, and which features come from those."
+    back = [t.name for t in store.tracks if t.role == 'background']
+    derived = [set(f.derived_from) & set(back) for f in store.table.features]
     return dict(n_tracks=len(store.tracks), n_features=len(store.table.features),
-                background=tuple(i for i, t in enumerate(store.tracks) if t.name in background),
-                derived=tuple(i for i, f in enumerate(store.table.features) if set(f.derived_from) & set(background)))
+                background=tuple(i for i, t in enumerate(store.tracks) if t.name in back),
+                derived=tuple(i for i, d in enumerate(derived) if d),
+                center_len=min(2000, train.window), window=train.window)
 
 # %% ../nbs/26_train.ipynb #c009
 def configure(
@@ -90,26 +98,28 @@ def configure(
     **changes,              # any field of the model's or the training configuration
 )->tuple:                   # model configuration and `TrainConfig`; ValueError on unknown names
     "Put together the two configurations of a run, sizes taken from the store."
-    if model not in MODELS:
-        raise ValueError(f'model: expected one of {sorted(MODELS)}, found {model!r}')
+    make, table = model_class(model).config_class, store.table
     if preset not in PRESETS:
-        raise ValueError(f'preset: expected one of {sorted(PRESETS)}, found {preset!r}')
-    p, table, make = PRESETS[preset], store.table, MODELS[model][1]
-    known = {f.name for f in fields(make)}, {f.name for f in fields(TrainConfig)}
-    if unknown := set(changes) - known[0] - known[1]:
-        raise ValueError(f'unknown option(s) {sorted(unknown)} for model {model!r}')
-    pick = lambda part, names: {k: v for k, v in {**p[part], **changes}.items() if k in names}
-    where = dict(target=target or table.targets[0].column, fold=fold or table.default_fold)
+        raise ValueError(f'preset: expected one of {", ".join(PRESETS)}, found {preset!r}')
     there = dict(target=[t.column for t in table.targets], fold=list(table.folds))
+    first = dict(target=there['target'][:1], fold=[f for f in (table.default_fold,) if f])
+    where = dict(target=target or ''.join(first['target']), fold=fold or ''.join(first['fold']))
     for k, names in there.items():
-        if where[k] not in names: raise ValueError(f'{k}: expected one of {names}, found {where[k]!r}')
+        if not names:
+            raise ValueError(f'{k}: this data set has no {k} column, and training needs one')
+        if where[k] not in names:
+            raise ValueError(f'{k}: expected one of {names}, found {where[k]!r}')
+    p, known = PRESETS[preset], [{f.name for f in fields(c)} for c in (make, TrainConfig)]
+    if unknown := sorted(set(changes) - known[0] - known[1]):
+        raise ValueError(f'unknown option(s) {unknown} for model {model!r}')
+    pick = lambda part, names: {k: v for k, v in {**p[part], **changes}.items() if k in names}
     train = TrainConfig(**where | pick('train', known[1]))
     if p.get('passes') and 'max_steps' not in changes:
         genes = len(split_indices(store.genes, train.fold, 'train', train.target))
         steps = min(train.max_steps, max(1, p['passes']*math.ceil(genes/train.batch_size)))
         train = replace(train, max_steps=steps, warmup_steps=min(train.warmup_steps, steps//5))
-    sizes = _sizes(store) | dict(center_len=min(2000, train.window), window=train.window)
-    return make(**{k: v for k, v in sizes.items() if k in known[0]} | pick('model', known[0])), train
+    sizes = {k: v for k, v in _sizes(store, train).items() if k in known[0]}
+    return make(**sizes | pick('model', known[0])), train
 
 # %% ../nbs/26_train.ipynb #c011
 def learning_rate(
@@ -131,7 +141,8 @@ def parameter_groups(
     decays = lambda name, p: id(p) in rms or p.ndim > 1 and not name.endswith('A_log')
     split = {True: [], False: []}
     for name, p in model.named_parameters(): split[decays(name, p)].append(p)
-    return [dict(params=split[True], weight_decay=weight_decay), dict(params=split[False], weight_decay=0.)]
+    return [dict(params=split[True], weight_decay=weight_decay),
+            dict(params=split[False], weight_decay=0.)]
 
 # %% ../nbs/26_train.ipynb #c016
 class ChunkSampler:
@@ -142,12 +153,14 @@ class ChunkSampler:
     ):
         self.rows, self.cfg, self.chunk, self.first = np.asarray(rows), cfg, 0, 0
         if not len(self.rows):
-            raise ValueError(f'no labelled training gene for target {cfg.target!r} in fold {cfg.fold!r}')
+            raise ValueError(f'no labelled training gene for target {cfg.target!r} '
+                             f'in fold {cfg.fold!r}')
         self.per_pass = math.ceil(len(self.rows)/cfg.batch_size)
         self.every = min(cfg.max_steps, max(1, math.ceil(self.per_pass/cfg.validations)))
         self.chunks = math.ceil(cfg.max_steps/self.every)
 
-    def set_epoch(self, epoch:int): self.chunk = self.first + epoch    # Lightning calls a chunk an epoch
+    # Lightning calls a chunk an epoch
+    def set_epoch(self, epoch:int): self.chunk = self.first + epoch
     def __len__(self): return self.every
     def batch(self,
         step:int, # optimiser step, from 0
@@ -159,7 +172,8 @@ class ChunkSampler:
         return self._pass[1][j*self.cfg.batch_size:(j + 1)*self.cfg.batch_size]
     def __iter__(self):
         first = self.chunk*self.every
-        for step in range(first, min(first + self.every, self.cfg.max_steps)): yield step, self.batch(step)
+        for step in range(first,
+                          min(first + self.every, self.cfg.max_steps)): yield step, self.batch(step)
 
 # %% ../nbs/26_train.ipynb #n1502258997
 def together()->tuple: # number of this process, and how many there are
@@ -176,7 +190,8 @@ class Genes(torch.utils.data.Dataset):
     def __getitem__(self, item)->Batch:
         (step, rows), c = item, self.cfg
         rng = np.random.default_rng([c.seed, 1, step])
-        shift = rng.integers(-c.max_shift, c.max_shift + 1, len(rows)) if self.augment and c.max_shift else 0
+        shift = rng.integers(-c.max_shift, c.max_shift + 1,
+                             len(rows)) if self.augment and c.max_shift else 0
         b = self.store.batch(rows, c.target, c.window, shift)
         if self.augment and c.reverse_complement:
             g = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -196,155 +211,143 @@ def batches(
     cuts = [(0, rows[i:i + size]) for i in range(0, len(rows), size)]
     return torch.utils.data.DataLoader(Genes(store, cfg), sampler=cuts, batch_size=None)
 
-# %% ../nbs/26_train.ipynb #c021
-def _pack(
-    x,             # nested state
-    tensors:dict,  # filled with the tensors found, by name
-):                 # the same tree in JSON's types
-    "Turn a tree into JSON, with references in place of tensors."
-    if isinstance(x, Tensor):
-        tensors[name := f't{len(tensors)}'] = x.detach().cpu().contiguous().clone()
-        return {'tensor': name}
-    if isinstance(x, dict):
-        return {'dict': [[_pack(k, tensors), _pack(v, tensors)] for k, v in x.items()]}
-    if isinstance(x, (list, tuple)): return {type(x).__name__: [_pack(v, tensors) for v in x]}
-    if x is None or isinstance(x, (bool, int, float, str)): return x
-    raise TypeError(f'state of a run: expected tensors, numbers and text, found {type(x).__name__}')
-
-def _unpack(
-    x,             # what `_pack` returned
-    tensors:dict,  # tensors by name
-):                 # the original tree
-    "Undo `_pack`."
-    if not isinstance(x, dict): return x
-    (kind, v), = x.items()
-    if kind == 'tensor': return tensors[v]
-    if kind == 'dict': return {_unpack(k, tensors): _unpack(w, tensors) for k, w in v}
-    return {'list': list, 'tuple': tuple}[kind](_unpack(w, tensors) for w in v)
-
-# %% ../nbs/26_train.ipynb #c023
-def _write(
-    path:Path,     # file
-    tensors:dict,  # name -> tensor
-    meta:dict={},  # text for the header
-):
-    "Write a safetensors file under a temporary name and rename it."
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    save_file(tensors, tmp, metadata=meta)
-    os.replace(tmp, path)
-
-class TensorIO(CheckpointIO):
-    "Store Lightning's state as safetensors and JSON."
-    def save_checkpoint(self, checkpoint, path, storage_options=None):
-        tensors = {}
-        tree = json.dumps(_pack(dict(checkpoint), tensors))
-        _write(Path(path), tensors, {'tree': tree})
-    def load_checkpoint(self, path, map_location=None, **kw):
-        with safe_open(path, 'pt') as f: tree = json.loads(f.metadata()['tree'])
-        return _unpack(tree, load_file(path))
-    def remove_checkpoint(self, path): Path(path).unlink(missing_ok=True)
-
 # %% ../nbs/26_train.ipynb #c026
-class Expression(L.LightningModule):
-    "A model and the rules of its training."
-    def __init__(self, model:nn.Module, cfg:TrainConfig):
-        super().__init__()
-        from torchmetrics import MeanSquaredError, PearsonCorrCoef
-        self.model, self.cfg = model, cfg
-        self.scores = nn.ModuleDict({f'{w}_{n}': m() for w in ('direct', 'adjusted')
-                                     for n, m in (('mse', MeanSquaredError), ('pearson', PearsonCorrCoef))})
-    def training_step(self, batch, i):
-        parts = self.model.loss(self.model(batch), batch)
-        self.log_dict({f'train/{k}': v.detach() for k, v in parts.items()}, on_step=False, on_epoch=True, batch_size=len(batch))
-        n = together()[1]
-        if n == 1: return parts['loss']
-        whole = self.trainer.strategy.reduce(torch.tensor(float(len(batch)), device=self.device), reduce_op='sum')
-        return parts['loss']*(n*len(batch)/whole)      # shares may differ by a gene
-    def validation_step(self, batch, i):
-        p = self.model(batch)
-        for name, score in self.scores.items():
-            y = getattr(p, name.split('_')[0])
-            if y is not None: score.update(y.float(), batch.target)
-    def on_validation_epoch_end(self):
-        used = {k: s for k, s in self.scores.items() if s.update_called}
-        self.log_dict({'val/' + k.removeprefix('direct_'): s.compute() for k, s in used.items()})
-        for s in used.values(): s.reset()
-    def configure_optimizers(self):
-        opt = torch.optim.AdamW(parameter_groups(self.model, self.cfg.weight_decay), lr=self.cfg.lr, betas=(.9, .95))
-        rate = lambda step: learning_rate(step, self.cfg)/self.cfg.lr
-        return dict(optimizer=opt, lr_scheduler=dict(scheduler=torch.optim.lr_scheduler.LambdaLR(opt, rate), interval='step'))
+@lru_cache(None)
+def _expression():
+    "The class that tells Lightning how a model is trained."
+    import lightning as L
+    from torchmetrics import MeanSquaredError, PearsonCorrCoef
+    class Expression(L.LightningModule):
+        "A model and the rules of its training."
+        def __init__(self, model:nn.Module, cfg:TrainConfig):
+            super().__init__()
+            self.model, self.cfg = model, cfg
+            kinds = dict(mse=MeanSquaredError, pearson=PearsonCorrCoef)
+            self.scores = nn.ModuleDict({f'{w}_{n}': m() for w in ('direct', 'adjusted')
+                                         for n, m in kinds.items()})
+        def training_step(self, batch, i):
+            parts = self.model.loss(self.model(batch), batch)
+            self.log_dict({f'train/{k}': v.detach() for k, v in parts.items()},
+                          on_step=False, on_epoch=True, batch_size=len(batch))
+            if (n := together()[1]) == 1: return parts['loss']
+            own = torch.tensor(float(len(batch)), device=self.device)
+            whole = self.trainer.strategy.reduce(own, reduce_op='sum')
+            return parts['loss']*(n*len(batch)/whole)      # shares may differ by a gene
+        def validation_step(self, batch, i):
+            p = self.model(batch)
+            for name, score in self.scores.items():
+                y = getattr(p, name.split('_')[0])
+                if y is not None: score.update(y.float(), batch.target)
+        def on_validation_epoch_end(self):
+            used = {k: s for k, s in self.scores.items() if s.update_called}
+            self.log_dict({'val/' + k.removeprefix('direct_'): s.compute() for k,
+                           s in used.items()})
+            for s in used.values(): s.reset()
+        def configure_optimizers(self):
+            groups = parameter_groups(self.model, self.cfg.weight_decay)
+            opt = torch.optim.AdamW(groups, lr=self.cfg.lr, betas=(.9, .95))
+            rate = lambda step: learning_rate(step, self.cfg)/self.cfg.lr
+            change = torch.optim.lr_scheduler.LambdaLR(opt, rate)
+            return dict(optimizer=opt, lr_scheduler=dict(scheduler=change, interval='step'))
+    return Expression
 
 # %% ../nbs/26_train.ipynb #c028
-class Keeper(L.Callback):
-    "Keep the best weights and the state of the run; show one progress bar."
-    def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str):
-        self.folder, self.progress, self.sampler, self.label = folder, progress, sampler, label
-        self.best, self.best_step, self.done = math.inf, 0, 0
-    def state_dict(self): return dict(best=self.best, best_step=self.best_step, done=self.done)
-    def load_state_dict(self, state): self.best, self.best_step, self.done = (state[k] for k in ('best', 'best_step', 'done'))
-    def on_save_checkpoint(self, trainer, module, checkpoint): del checkpoint['loops']
-    def on_train_start(self, trainer, module):
-        from tqdm.auto import tqdm
-        self.bar = tqdm(total=self.sampler.cfg.max_steps, initial=self.done, desc=self.label, unit='step',
-                        disable=not (self.progress and trainer.is_global_zero))
-    def on_train_batch_end(self, *args):
-        self.done += 1
-        self.bar.update()
-    def on_train_end(self, *args): self.bar.close()
-    def on_validation_end(self, trainer, module):
-        mse = trainer.callback_metrics['val/mse'].item()
-        self.bar.set_postfix_str(f'val mse {mse:.3f}')
-        if mse < self.best:
-            self.best, self.best_step = mse, self.done
-            if trainer.is_global_zero: _write(self.folder/'model.safetensors', {k: v.cpu().contiguous() for k, v in module.model.state_dict().items()})
-    def on_train_epoch_end(self, trainer, module): trainer.save_checkpoint(self.folder/'last.safetensors')
+class Diverged(ValueError): "A training whose errors are no longer numbers."
 
-# %% ../nbs/26_train.ipynb #c031
-RUN_FORMAT = 'gxprism-run/1'
+@lru_cache(None)
+def _keeper():
+    "The class that keeps best weights and state, and shows one progress bar."
+    import lightning as L
+    class Keeper(L.Callback):
+        state_key = 'Keeper'
+        def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str):
+            self.folder, self.progress, self.sampler, self.label = folder, progress, sampler, label
+            self.best, self.best_step, self.done = math.inf, 0, 0
+        def state_dict(self):
+            return {k: getattr(self, k) for k in ('best', 'best_step', 'done')}
+        def load_state_dict(self, state): self.__dict__.update(state)
+        def on_save_checkpoint(self, trainer, module, checkpoint): del checkpoint['loops']
+        def on_train_start(self, trainer, module):
+            from tqdm.auto import tqdm
+            shown = self.progress and trainer.is_global_zero
+            self.bar = tqdm(total=self.sampler.cfg.max_steps, initial=self.done, desc=self.label,
+                            unit='step', disable=not shown)
+        def on_train_batch_start(self, *args):
+            torch.manual_seed(_chance(self.sampler.cfg.seed, self.done, together()[0]))
+        def on_train_batch_end(self, *args):
+            self.done += 1
+            self.bar.update()
+        def on_train_end(self, *args): self.bar.close()
+        def on_exception(self, *args): self.bar.close()
+        def on_validation_end(self, trainer, module):
+            mse, cfg = trainer.callback_metrics['val/mse'].item(), self.sampler.cfg
+            self.bar.set_postfix_str(f'val mse {mse:.3f}')
+            if not math.isfinite(mse):
+                raise Diverged(f'the validation error is {mse} after {self.done} of '
+                               f'{cfg.max_steps} steps: try a smaller lr (it is {cfg.lr:g}), '
+                               'or look for extreme values in signals, features and targets')
+            if mse < self.best:
+                self.best, self.best_step = mse, self.done
+                if trainer.is_global_zero:
+                    write_tensors(self.folder/'model.safetensors', module.model.state_dict())
+        def on_train_epoch_end(self, trainer, module):
+            trainer.save_checkpoint(self.folder/'last.safetensors')
+    return Keeper
 
-def _inputs(
-    store:GeneStore, # a store
-)->dict:             # what a model sees of it
-    "The part of a store that a model's weights depend on."
-    spec = store.manifest['spec']
-    tracks = [{k: t.get(k) for k in ('name', 'role', 'kind', 'transform', 'missing', 'resolution')} for t in spec['tracks']]
-    seen = dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'])
-    return seen | (dict(oriented=True) if store._oriented else {})
+def _chance(seed, step, rank):
+    "Seed of all random numbers of one step in one process."
+    return int(np.random.SeedSequence([seed, 2, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
-def _difference(
-    a:dict, b:dict, # nested settings
-    at:str='',      # path to them
-)->list[str]:       # one sentence per field that differs
-    "Name every field in which two settings differ."
-    out = []
-    for k in sorted(a.keys() | b.keys()):
-        x, y = a.get(k), b.get(k)
-        if isinstance(x, dict) and isinstance(y, dict): out += _difference(x, y, f'{at}{k}.')
-        elif x != y: out.append(f'{at}{k}: expected {x!r}, found {y!r}')
-    return out
+# %% ../nbs/26_train.ipynb #c033
+def _state_file():
+    "An object that reads and writes Lightning's state without pickle."
+    from lightning.pytorch.plugins.io import CheckpointIO
+    class StateFile(CheckpointIO):
+        def save_checkpoint(self, checkpoint, path, storage_options=None):
+            tensors = {}
+            tree = pack(dict(checkpoint), tensors)
+            write_tensors(path, tensors, tree)
+        def load_checkpoint(self, path, map_location=None, **kw):
+            tensors, tree = read_tensors(path)
+            return unpack(tree, tensors)
+        def remove_checkpoint(self, path): Path(path).unlink(missing_ok=True)
+    return StateFile()
 
-# %% ../nbs/26_train.ipynb #n6049127188
-def _write_json(
-    path:Path, # file
-    what,      # anything JSON can hold
-):
-    "Write a JSON file under a temporary name and rename it."
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    tmp.write_text(json.dumps(what, indent=1))
-    os.replace(tmp, path)
+def _train(module, store, valid, keeper, device, stop_after, devices=1, nodes=1):
+    "Train from where the run stands to its end, quietly; whether this process speaks for all."
+    import logging
+    import lightning as L
+    from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
+    keep_memory()
+    cfg, sampler, last = module.cfg, keeper.sampler, keeper.folder/'last.safetensors'
+    state, resume = _state_file(), last if last.exists() else None
+    if resume: sampler.first = _done(state, last)//sampler.every
+    more = dict(plugins=[state, LightningEnvironment()])
+    if devices*nodes > 1:
+        more = dict(plugins=[state], strategy='ddp', use_distributed_sampler=False,
+                    sync_batchnorm=device != 'cpu' and torch.cuda.is_available())
+    chunks = min(sampler.chunks - sampler.first, stop_after or sampler.chunks)
+    log = CSVLogger(keeper.folder, name='log', version=f'from_chunk_{sampler.first}')
+    trainer = L.Trainer(
+        accelerator=device, devices=devices, num_nodes=nodes, precision=cfg.precision, logger=log,
+        callbacks=[keeper], max_epochs=chunks, gradient_clip_val=cfg.clip, num_sanity_val_steps=0,
+        enable_checkpointing=False, log_every_n_steps=sampler.every, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=keeper.folder, **more)
+    loader = torch.utils.data.DataLoader(Genes(store, cfg, augment=True), sampler=sampler,
+                                         batch_size=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')      # advice to start loader workers: ours load faster
+        trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=resume)
+    return trainer.is_global_zero
 
-def _claim(
-    folder:Path,  # run folder
-    config:dict,  # what is to be run there
-):
-    "Write `config.json`, or make sure that the one there says the same."
-    file = folder/'config.json'
-    if file.exists():
-        if diff := _difference(json.loads(file.read_text()), json.loads(json.dumps(config))):
-            raise ValueError(f'{folder}: holds another run; ' + '; '.join(diff))
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(file, config)
+def _done(state, last):
+    "Steps that a stored state has behind it; ValueError says what to do with a damaged one."
+    try: return state.load_checkpoint(last)['callbacks']['Keeper']['done']
+    except (ValueError, KeyError, TypeError) as e:
+        said = str(e) if isinstance(e, ValueError) else f'{last}: not the state of a training'
+        raise ValueError(f'{said}; delete it to train from the start') from None
 
 # %% ../nbs/26_train.ipynb #n1556060361
 def keep_memory(
@@ -357,35 +360,47 @@ def keep_memory(
     trim_threshold, mmap_threshold = -1, -3   # as malloc.h numbers them
     return bool(tell(trim_threshold, mb*2**20) and tell(mmap_threshold, 2**25))
 
-# %% ../nbs/26_train.ipynb #c033
-def _train(
-    module:Expression, # model and rules
-    store:GeneStore,   # where to read
-    valid,             # rows of the validation genes
-    keeper:Keeper,     # what to keep, and the stream of batches
-    device:str,        # Lightning accelerator
-    stop_after:int,    # chunks after which to stop; None for the end
-    devices:int=1, nodes:int=1, # processes a node, and nodes
-)->bool:               # whether this process speaks for all
-    "Train from where the run stands to its end, quietly."
-    import logging
-    from lightning.pytorch.loggers import CSVLogger
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
-    keep_memory()
-    cfg, sampler, run, last = module.cfg, keeper.sampler, keeper.folder, keeper.folder/'last.safetensors'
-    if last.exists():
-        sampler.first = TensorIO().load_checkpoint(last)['callbacks']['Keeper']['done']//sampler.every
-    log = CSVLogger(run, name='log', version=f'from_chunk_{sampler.first}')
-    many = dict(strategy='ddp', use_distributed_sampler=False, sync_batchnorm=device != 'cpu' and torch.cuda.is_available()) if devices*nodes > 1 else {}
-    trainer = L.Trainer(accelerator=device, devices=devices, num_nodes=nodes, **many, precision=cfg.precision, logger=log, callbacks=[keeper],
-                        max_epochs=min(sampler.chunks - sampler.first, stop_after or sampler.chunks), gradient_clip_val=cfg.clip,
-                        plugins=[TensorIO()], num_sanity_val_steps=0, enable_checkpointing=False, log_every_n_steps=sampler.every,
-                        enable_progress_bar=False, enable_model_summary=False, default_root_dir=run)
-    loader = torch.utils.data.DataLoader(Genes(store, cfg, augment=True), sampler=sampler, batch_size=None)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')      # advice to start loader workers: cached windows load faster without
-        trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=last if last.exists() else None)
-    return trainer.is_global_zero
+# %% ../nbs/26_train.ipynb #c031
+RUN_FORMAT = 'gxprism-run/1'
+
+def store_inputs(
+    store:GeneStore, # a store
+)->dict:             # what a model sees of it
+    "The part of a store that a model's weights depend on."
+    spec, seen = store.manifest['spec'], ('name', 'role', 'kind', 'transform', 'missing',
+                                          'resolution')
+    tracks = [{k: t.get(k) for k in seen} for t in spec['tracks']]
+    seen = dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'])
+    return seen | (dict(oriented=True) if store._oriented else {})
+
+def pick_device(
+    name:str='auto', # 'auto', 'cpu' or 'gpu'
+)->torch.device:     # ValueError if it is another word, or there is no GPU
+    "The device to compute on."
+    if name not in ('auto', 'cpu', 'gpu'):
+        raise ValueError(f"device: expected 'auto', 'cpu' or 'gpu', found {name!r}")
+    if name == 'gpu' and not torch.cuda.is_available():
+        raise ValueError('device: expected a GPU, found none')
+    return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
+
+def _claim(
+    folder:Path,  # run folder
+    config:dict,  # what is to be run there
+)->bool:          # whether the run is finished
+    "Make the folder hold this run; ValueError if it holds another one, or what is left of one."
+    folder.mkdir(parents=True, exist_ok=True)
+    there = [f for f in ('done', 'last', 'model') if any(folder.glob(f'{f}.*'))]
+    if there and (folder/'config.json').exists():
+        now = json.loads(json.dumps(config))
+        if diff := difference(read_json(folder/'config.json'), now):
+            raise ValueError(f'{folder}: holds another run; ' + '; '.join(diff))
+    else: write_json(folder/'config.json', config)
+    if 'done' not in there: return False
+    said = f'{folder}: done.json says that the training is finished'
+    try: read_json(folder/'done.json')['best_val_mse'], read_tensors(folder/'model.safetensors')
+    except (ValueError, KeyError, FileNotFoundError) as e:
+        raise ValueError(f'{said}, but {e}; delete the folder to train again') from None
+    return True
 
 # %% ../nbs/26_train.ipynb #c034
 def fit(
@@ -396,52 +411,66 @@ def fit(
     target:str=None,        # target column; None for the table's first
     fold:str=None,          # fold column; None for the table's default
     progress:bool=True,     # show a progress bar
-    device:str='auto',      # Lightning accelerator: 'auto', 'cpu' or 'gpu'
+    device:str='auto',      # 'auto', 'cpu' or 'gpu'
     stop_after:int=None,    # stop after so many chunks, as if interrupted (for tests)
     devices:int=1,          # processes (GPUs) on each node
     nodes:int=1,            # nodes; more than one under torchrun or SLURM
     **changes,              # any field of the two configurations
 )->Path:                    # the folder; ValueError on bad options or a folder of another run
-    "Train a model on the labelled training genes of a fold and keep the weights best on its validation genes."
+    "Train on the labelled training genes of a fold, keep the weights best on its validation genes."
     run, (mcfg, tcfg) = Path(run), configure(store, model, preset, target, fold, **changes)
-    config = dict(format=RUN_FORMAT, model=model, model_config=asdict(mcfg), train_config=asdict(tcfg),
-                  inputs=_inputs(store), store=store.fingerprint)
-    train, valid = (split_indices(store.genes, tcfg.fold, part, tcfg.target) for part in ('train', 'valid'))
+    counts = dict(stop_after=1 if stop_after is None else stop_after, devices=devices, nodes=nodes)
+    for k, v in counts.items():
+        if isinstance(v, bool) or not isinstance(v, int) or v < 1:
+            raise ValueError(f'{k}: expected a whole number of at least 1, found {v!r}')
+    if tcfg.window + 2*tcfg.max_shift > store.window + 2*store.margin:
+        raise ValueError(f'window: expected at most the {store.window} bases (and a margin of '
+                         f'{store.margin}) of the store, found {tcfg.window} and a shift of up to '
+                         f'{tcfg.max_shift}')
+    train, valid = (split_indices(store.genes, tcfg.fold, part, tcfg.target)
+                    for part in ('train', 'valid'))
+    stream, least = ChunkSampler(train, tcfg), len(train) % tcfg.batch_size or tcfg.batch_size
     if not len(valid):
-        raise ValueError(f'no labelled validation gene for target {tcfg.target!r} in fold {tcfg.fold!r}')
-    stream = ChunkSampler(train, tcfg)
-    least = len(train) % tcfg.batch_size or tcfg.batch_size
+        raise ValueError(f'no labelled validation gene for target {tcfg.target!r} '
+                         f'in fold {tcfg.fold!r}')
     if least < devices*nodes:
-        raise ValueError(f'devices: {devices*nodes} processes cannot share the last batch of a pass, which has {least} gene(s)')
-    _claim(run, config)
-    if (run/'done.json').exists(): return run
-    L.seed_everything(tcfg.seed, verbose=False)
+        raise ValueError(f'devices: {devices*nodes} processes cannot share the last batch of a '
+                         f'pass, which has {least} gene(s)')
+    pick_device(device)
+    torch.manual_seed(tcfg.seed)
     net = build(model, mcfg)
     if hasattr(net, 'calibrate'):
-        net.calibrate(store.batch(train[::max(1, len(train)//2000)], window=tcfg.window))
-    keeper = Keeper(run, progress, stream, f'{model} seed {tcfg.seed}')
-    speaks = _train(Expression(net, tcfg), store, valid, keeper, device, stop_after, devices, nodes)
-    if speaks and keeper.done == tcfg.max_steps:
-        _write_json(run/'done.json', dict(best_val_mse=keeper.best, best_step=keeper.best_step, steps=keeper.done,
-                                          n_train=len(train), n_valid=len(valid)))
-        (run/'last.safetensors').unlink(missing_ok=True)
+        few = max(40, min(2000, 8_000_000//tcfg.window))      # a gigabyte at most, however long
+        net.calibrate(store.batch(train[::math.ceil(len(train)/few)], window=tcfg.window))
+    scale = {t.column: t.scale for t in store.table.targets}[tcfg.target]
+    config = dict(format=RUN_FORMAT, model=model, model_config=asdict(mcfg), scale=scale,
+                  train_config=asdict(tcfg), inputs=store_inputs(store), store=store.fingerprint)
+    return _fit(run, config, net, tcfg, store, stream, valid, progress, device, stop_after, devices,
+                nodes)
+
+# %% ../nbs/26_train.ipynb #t035
+def _fit(run, config, net, cfg, store, stream, valid, progress, device, stop_after, devices, nodes):
+    "Train `net` in its folder, which no other process may use meanwhile; see `fit`."
+    run.mkdir(parents=True, exist_ok=True)
+    many = devices*nodes > 1                       # then these processes share the folder
+    with (contextlib.nullcontext() if many else alone(run)):
+        if _claim(run, config): return run
+        keeper = _keeper()(run, progress, stream, f'{config["model"]} seed {cfg.seed}')
+        try:
+            speaks = _train(_expression()(net, cfg), store, valid, keeper, device, stop_after,
+                            devices, nodes)
+        except Diverged as e:
+            for f in ('config.json', 'model.safetensors', 'last.safetensors'):
+                (run/f).unlink(missing_ok=True)
+            raise ValueError(f'{run}: {e}') from None
+        if speaks and keeper.done == cfg.max_steps:
+            write_json(run/'done.json', dict(
+                best_val_mse=keeper.best, best_step=keeper.best_step, steps=keeper.done,
+                n_train=len(stream.rows), n_valid=len(valid)))
+            (run/'last.safetensors').unlink(missing_ok=True)
     return run
 
 # %% ../nbs/26_train.ipynb #c036
-def load_weights(
-    model:nn.Module, # freshly built
-    path,            # safetensors file
-)->nn.Module:        # the same model, filled
-    "Fill a model from a file; ValueError names every parameter that does not fit."
-    theirs, mine = load_file(path), model.state_dict()
-    bad = [f'{k}: missing from the file' for k in mine if k not in theirs]
-    bad += [f'{k}: unknown to the model' for k in theirs if k not in mine]
-    bad += [f'{k}: expected shape {tuple(mine[k].shape)}, found {tuple(v.shape)}'
-            for k, v in theirs.items() if k in mine and v.shape != mine[k].shape]
-    if bad: raise ValueError(f'{path}: weights do not fit the configuration: ' + '; '.join(bad))
-    model.load_state_dict(theirs)
-    return model
-
 @dataclass(frozen=True)
 class TrainedRun:
     "A run read back from its folder."
@@ -452,30 +481,25 @@ class TrainedRun:
 def load_run(
     run, # folder written by `fit`
     **moved, # settings of the model to replace, such as a path
-)->TrainedRun: # FileNotFoundError if there is no run or no weights yet, ValueError if they do not fit
+# FileNotFoundError if there is no run or no weights yet, ValueError if they do not fit
+)->TrainedRun:
     "Read a trained model back."
     run = Path(run)
     for f in ('config.json', 'model.safetensors'):
-        if not (run/f).exists(): raise FileNotFoundError(f'{run}: no trained run here ({f} is missing)')
-    c = json.loads((run/'config.json').read_text())
+        if not (run/f).is_file():
+            raise FileNotFoundError(f'{run}: no trained run here ({f} is missing)')
+    c = read_json(run/'config.json')
     if c.get('format') != RUN_FORMAT:
         raise ValueError(f"{run}: expected format {RUN_FORMAT!r}, found {c.get('format')!r}")
     if unknown := set(moved) - set(c['model_config']):
-        raise ValueError(f"{run.name}: expected settings of {c['model']!r}, found {sorted(unknown)}")
-    model = build(c['model'], c['model_config'] | moved)
-    return TrainedRun(load_weights(model, run/'model.safetensors').eval(), TrainConfig(**c['train_config']), c)
+        raise ValueError(f"{run}: expected settings of {c['model']!r}, found {sorted(unknown)}")
+    try: model, cfg = build(c['model'], c['model_config'] | moved), TrainConfig(**c['train_config'])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f'{run}/config.json: {e}') from None
+    weights = run/'model.safetensors'
+    return TrainedRun(fill(model, read_tensors(weights)[0], weights).eval(), cfg, c)
 
 # %% ../nbs/26_train.ipynb #c038
-def _device(
-    name:str, # 'auto', 'cpu' or 'gpu'
-)->torch.device:
-    "The device to predict on."
-    if name not in ('auto', 'cpu', 'gpu'):
-        raise ValueError(f"device: expected 'auto', 'cpu' or 'gpu', found {name!r}")
-    if name == 'gpu' and not torch.cuda.is_available():
-        raise ValueError('device: expected a GPU, found none')
-    return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
-
 TOKENS = 2000 # tokens of a piece on a processor: a pass over them stays in its caches
 
 def _pieces(
@@ -515,6 +539,22 @@ def _answers(
     finally: torch.set_num_threads(threads)
 
 # %% ../nbs/26_train.ipynb #f102
+def check_store(
+    r:TrainedRun,    # a model
+    store:GeneStore, # genes for it
+):
+    "Refuse a store that does not fit a model; ValueError names every difference."
+    diff = difference(r.config['inputs'], json.loads(json.dumps(store_inputs(store))))
+    scale = {t.column: t.scale for t in store.table.targets}.get(r.train.target)
+    if scale is not None and r.config.get('scale', scale) != scale:
+        diff.append(f'scale of target {r.train.target}: expected {r.config["scale"]!r}, '
+                    f'found {scale!r}')
+    if diff: raise ValueError(f'{store.path}: this store does not fit the model: '
+                              + '; '.join(diff))
+    if r.train.window > store.window:
+        raise ValueError(f'{store.path}: window: expected at least the {r.train.window} bases that '
+                         f'the model reads, found {store.window}')
+
 def predict(
     run,                 # folder of a run, or a `TrainedRun`
     store:GeneStore,     # genes to predict
@@ -523,23 +563,25 @@ def predict(
     batch_size:int=256,  # most genes at once; a processor takes fewer
     device:str='auto',   # 'auto', 'cpu' or 'gpu'
     progress:bool=False, # show a progress bar
-)->pd.DataFrame:         # gene_id, chrom, split, observed, direct, adjusted (NaN where not asked for)
+# gene_id, chrom, split, observed, direct, adjusted (NaN where not asked for)
+)->pd.DataFrame:
     "Predict genes of a store; ValueError if the store does not fit the model."
     from tqdm.auto import tqdm
     r = run if isinstance(run, TrainedRun) else load_run(run)
-    if diff := _difference(r.config['inputs'], json.loads(json.dumps(_inputs(store)))):
-        raise ValueError(f'{store.path.name}: this store does not fit the model: ' + '; '.join(diff))
+    check_store(r, store)
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
-    dev, out = _device(device), []
+    dev, out = pick_device(device), []
     r.model.to(dev)
     with tqdm(total=len(rows), desc='predict', unit='gene', disable=not progress) as bar:
         for y in _answers(r, store, _pieces(r, rows, batch_size, dev), want, dev):
             out.append(y)
             bar.update(y.shape[1])
-    y = torch.cat(out, 1).cpu().numpy() if out else np.zeros((2, 0))
+    y = torch.cat(out, 1).cpu().numpy() if out else np.zeros((2, 0), np.float32)
     g = store.genes.iloc[rows]
-    return pd.DataFrame(dict(gene_id=g.gene_id, chrom=g.chrom, split=g[r.train.fold], observed=g[r.train.target],
-                             direct=y[0], adjusted=y[1])).reset_index(drop=True)
+    split, observed = (g[c] if c in g else None for c in (r.train.fold, r.train.target))
+    return pd.DataFrame(dict(gene_id=g.gene_id, chrom=g.chrom, split=split, observed=observed,
+                             direct=y[0],
+                             adjusted=y[1])).reset_index(drop=True).astype(dict(observed=float))
 
 # %% ../nbs/26_train.ipynb #c040
 def evaluate(
@@ -548,13 +590,20 @@ def evaluate(
     n_boot:int=1000,          # bootstrap resamples of genes
     seed:int=0,               # of the bootstrap
 )->pd.DataFrame:              # prediction, metric, value, low, high, n, unlabelled
-    "Score direct and adjusted predictions with bootstrap intervals over genes."
+    "Score direct and adjusted predictions; ValueError if a scored gene has only one of them."
     p = predictions[predictions.split == split]
     scored = p[p.observed.notna()]
     if not len(scored):
-        raise ValueError(f'split {split!r}: expected labelled genes, found {len(p)} genes and no label')
-    kinds = [k for k in ('direct', 'adjusted') if scored[k].notna().all()]
-    parts = [bootstrap(scored.observed.to_numpy(), scored[k].to_numpy(), n_boot=n_boot, seed=seed).assign(prediction=k) for k in kinds]
+        raise ValueError(f'split {split!r}: expected labelled genes, '
+                         f'found {len(p)} genes, no label')
+    kinds = [k for k in ('direct', 'adjusted') if scored[k].notna().any()]
+    for k in kinds:
+        if lost := scored.gene_id[~np.isfinite(scored[k].astype(float))].tolist():
+            raise ValueError(f'{k}: {len(lost)} of {len(scored)} labelled genes have a prediction '
+                             f'that is not a number, the first is {lost[0]}')
+    parts = [bootstrap(scored.observed.to_numpy(), scored[k].to_numpy(), n_boot=n_boot,
+                       seed=seed).assign(prediction=k) for k in kinds]
+    if not parts: raise ValueError(f'split {split!r}: {len(scored)} labelled genes, no prediction')
     out = pd.concat(parts, ignore_index=True).assign(n=len(scored), unlabelled=len(p) - len(scored))
     return out[['prediction', 'metric', 'value', 'low', 'high', 'n', 'unlabelled']]
 
@@ -571,13 +620,13 @@ def train_one(
 )->dict:                 # run folder's name, best validation error, and seconds of training
     "Train and predict one configuration; `predictions.parquet` in its folder holds every gene."
     import time
-    parts = [model, preset, *(f'{k}={Path(str(v)).name}' for k, v in sorted(changes.items())), f'seed={seed}']
+    parts = [model, preset, *(f'{k}={Path(str(v)).name}' for k, v in sorted(changes.items())),
+             f'seed={seed}']
     parts, data, start = parts + ['oriented']*oriented, GeneStore(store), time.monotonic()
     folder, data = Path(runs)/','.join(parts), data.oriented() if oriented else data
     fit(data, folder, model, preset, seed=seed, device=device, progress=False, **changes)
     seconds, table = time.monotonic() - start, predict(folder, data, device=device)
-    tmp = folder/f'.predictions.{os.getpid()}'
-    table.to_parquet(tmp)
-    os.replace(tmp, folder/'predictions.parquet')
-    best = json.loads((folder/'done.json').read_text())
-    return dict(folder=folder.name, best_val_mse=best['best_val_mse'], best_step=best['best_step'], seconds=round(seconds, 1))
+    with publish(folder/'predictions.parquet') as out: table.to_parquet(out)
+    best = read_json(folder/'done.json')
+    return dict(folder=folder.name, best_val_mse=best['best_val_mse'], best_step=best['best_step'],
+                seconds=round(seconds, 1))
