@@ -36,8 +36,8 @@ from .metrics import METRICS, blocks, compare as paired, holm, power, scores
 from .record import (Results, cores, find_notebook, flat_row, library_fingerprint, load,
                             origin, repo_root, results_folder, source_fingerprint)
 from .render import simulate
-from .features import gene_features
-from .classical import CLASSICAL, expecto_features, fit_classical
+from .features import expecto_features, gene_features
+from .classical import CLASSICAL, fit_classical
 
 # %% ../nbs/29_study.ipynb #s006
 @dataclass(frozen=True)
