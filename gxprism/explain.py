@@ -21,7 +21,7 @@ from .genes import split_indices
 from .store import Batch, GeneStore
 from .metrics import METRICS, blocks, compare
 from .model import Prediction
-from .train import TrainedRun, load_run, predict
+from .train import TrainedRun, check_store, load_run, pick_device
 
 # %% ../nbs/27_explain.ipynb #c006
 def answers(
@@ -199,9 +199,9 @@ def _asked(
     if labelled.sum() < 2:
         raise ValueError(f'rows: expected at least 2 labelled genes, found {labelled.sum()} of '
                          f'{len(rows)}')
-    if t: predict(model, store, rows=rows[labelled][:1], device=device)    # refuses a wrong store
-    gpu = isinstance(model, (nn.Module, TrainedRun)) and device != 'cpu'
-    device = torch.device('cuda' if gpu and torch.cuda.is_available() else 'cpu')
+    if t: check_store(model, store)
+    gpu = isinstance(model, (nn.Module, TrainedRun))
+    device = pick_device(device) if gpu else torch.device('cpu')
     return rows[labelled], target, window, int((~labelled).sum()), device
 
 def _donors(

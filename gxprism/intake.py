@@ -54,8 +54,8 @@ class Options:
     def __post_init__(self):
         for f in fields(self):
             v = getattr(self, f.name)
-            if f.type is tuple and isinstance(v, (list, str)):
-                v = [v] if isinstance(v, str) else v
+            if f.type is tuple and isinstance(v, (list, tuple, str, Path)):
+                v = [v] if isinstance(v, (str, Path)) else v
                 object.__setattr__(self, f.name, tuple(map(str, v)))
             elif isinstance(v, Path) and f.type is str: object.__setattr__(self, f.name, str(v))
             elif type(v) is not f.type: raise ValueError(
@@ -65,9 +65,6 @@ def add_arguments(
     parser:argparse.ArgumentParser, # of the command `init`
 )->argparse.ArgumentParser:         # the same
     "Give a parser the options of `init`; what is not given stays absent from its result."
-    parser.add_argument('--out', required=True, metavar='FOLDER', help='folder to write into')
-    parser.add_argument('--again', action='store_true', default=argparse.SUPPRESS, help='take the '
-                        'options that are not given, and the tracks, from its dataset.json')
     says = docments(Options)
     for f in fields(Options):
         default = ' '.join(f.default) if f.type is tuple else str(f.default)

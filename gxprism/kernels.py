@@ -271,14 +271,14 @@ def decays(delta, o, a, decay, bases):
     "Decay factors of one cell over a tile."
     for t in range(bases): store(decay, t*LANES, exp2(load(delta, o + t*LANES)*a))
 
-def walk(h, i, a2, j, write, read, tiles, o, decay, bases):
+def walk(h, i, a2, j, B, b, C, r, tiles, o, decay, bases):
     "Walk two memory cells of sixteen channels over a tile and add to its readout."
-    (delta, w, y), (B, b, db), (C, c, dc) = tiles, write, read
+    delta, w, y = tiles
     decays(delta, o, load(a2, j), decay[0], bases)
     decays(delta, o, load(a2, j + LANES), decay[1], bases)
     x0, x1 = load(h, i), load(h, i + LANES)
     for t in range(bases):
-        k, p, q = t*LANES, b + t*db, c + t*dc
+        k, p, q = t*LANES, b[0] + t*b[1], r[0] + t*r[1]
         v = load(w, o + k)
         x0 = fused(load(decay[0], k), x0, v*spread(B, p))
         x1 = fused(load(decay[1], k), x1, v*spread(B, p + 1))
@@ -316,36 +316,34 @@ def scan_forward(ins, strides, out, saved, shape, part):
                     store(saved, (g*steps + s//STEPS)*d*m + c0*m + i, load(h, i))
             for c in range(c0, c1, LANES):
                 for n in range(0, m, 2):
-                    i, o = (c - c0)*m + n*LANES, (c - c0)//LANES*PITCH
-                    write, read = (B, r*bs + n, step*bs), (C, r*cs + n, step*cs)
-                    walk(h, i, a2, c0*m + i, write, read, tiles, o, decay, bases)
+                    i, b, q = (c - c0)*m + n*LANES, (r*bs + n, step*bs), (r*cs + n, step*cs)
+                    walk(h, i, a2, c0*m + i, B, b, C, q, tiles, (c - c0)//LANES*PITCH, decay, bases)
             close_rows(ins, strides, out, tiles[2], d, gated, at)
 
 # %% ../nbs/15_kernels.ipynb #c044
-def retrace(saved, i, a2, write, read, tiles, o, traced, gated, bases):
+def retrace(saved, i, a2, B, b, C, r, tiles, o, decay, hs, gated, bases):
     "Walk two cells over a tile again, writing down their decay factors and states."
-    (delta, w, y), (B, b, db), (C, c, dc), (decay, hs) = tiles[:3], write, read, traced
+    delta, w, y = tiles[:3]
     decays(delta, o, load(a2, i[1]), decay[0], bases)
     decays(delta, o, load(a2, i[1] + LANES), decay[1], bases)
     x0, x1 = load(saved, i[0]), load(saved, i[0] + LANES)
     store(hs[0], 0, x0); store(hs[1], 0, x1)
     for t in range(bases):
-        k, p, q = t*LANES, b + t*db, c + t*dc
+        k, p, q = t*LANES, b[0] + t*b[1], r[0] + t*r[1]
         v = load(w, o + k)
         x0 = fused(load(decay[0], k), x0, v*spread(B, p))
         x1 = fused(load(decay[1], k), x1, v*spread(B, p + 1))
         store(hs[0], k + LANES, x0); store(hs[1], k + LANES, x1)
         if gated: store(y, o + k, load(y, o + k) + x0*spread(C, q) + x1*spread(C, q + 1))
 
-def walk_back(G, gA, i, a2, write, read, tiles, o, traced, sums, bases):
+def walk_back(G, gA, i, a2, B, b, C, r, tiles, o, decay, hs, gB, gC, p, bases):
     "Gradients of two cells over a tile, last base first."
     delta, w, y, gy, S, R, slope = tiles
-    (B, b, db), (C, c, dc), (decay, hs), (gB, gC, row, place) = write, read, traced, sums
     x0, x1, s0, s1 = load(G, i[0]), load(G, i[0] + LANES), load(gA, i[1]), load(gA, i[1] + LANES)
     a0, a1 = load(a2, i[2]), load(a2, i[2] + LANES)
     for t in range(bases - 1, -1, -1):
-        k, m, n = t*LANES, b + t*db, c + t*dc
-        g, v, e = load(gy, o + k), load(w, o + k), t*row + place
+        k, m, n = t*LANES, b[0] + t*b[1], r[0] + t*r[1]
+        g, v, e = load(gy, o + k), load(w, o + k), t*p[0] + p[1]
         x0, x1 = x0 + g*spread(C, n), x1 + g*spread(C, n + 1)
         collect(gC, e, load(hs[0], k + LANES), g); collect(gC, e + HALF, load(hs[1], k + LANES), g)
         collect(gB, e, x0, v); collect(gB, e + HALF, x1, v)
@@ -424,12 +422,11 @@ def scan_backward(ins, strides, gout, saved, grads, shape, part):
             for c in range(c0, c1, LANES):
                 o = (c - c0)//LANES*PITCH
                 for n in range(0, m, 2):
-                    write, read = (B, r*bs + n, step*bs), (C, r*cs + n, step*cs)
-                    i, traced, sums = c*m + n*LANES, (decay, hs), (pB, pC, m*HALF, n*HALF)
-                    retrace(saved, ((g*steps + s)*d*m + i, i), a2, write, read, tiles, o, traced,
+                    i, b, q = c*m + n*LANES, (r*bs + n, step*bs), (r*cs + n, step*cs)
+                    retrace(saved, ((g*steps + s)*d*m + i, i), a2, B, b, C, q, tiles, o, decay, hs,
                             gated, bases)
-                    walk_back(G, grads[2], (i - c0*m, g*d*m + i, i), a2, write, read, tiles, o,
-                              traced, sums, bases)
+                    walk_back(G, grads[2], (i - c0*m, g*d*m + i, i), a2, B, b, C, q, tiles, o,
+                              decay, hs, pB, pC, (m*HALF, n*HALF), bases)
             close_back(ins, strides, gout, tiles, grads, pdt, shape, at, g*d)
             sum_lanes(pB, grads[3], copy + r, m, step, bases)
             sum_lanes(pC, grads[4], copy + r, m, step, bases)

@@ -6,7 +6,7 @@
 __all__ = ['SEI_CLASSES', 'SEI_KEPT', 'SeiConfig', 'spline_basis', 'Sei', 'load_sei', 'SeiClasses']
 
 # %% ../nbs/34_sei.ipynb #s003
-import re, zipfile
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from .sequence import UNKNOWN, Genome, digest, one_hot, validate
 from .classes import Column
+from .state import fill, read_tensors
+from .released import read_checkpoint
 
 # %% ../nbs/34_sei.ipynb #c060
 _GROUPS = dict(PC='Polycomb-repressed', L='Low signal', TN='Transcription', E='Enhancer',
@@ -118,23 +120,11 @@ def load_sei(
     weights = Path(weights)
     if not weights.is_file():
         raise FileNotFoundError(f'weights: no file {weights}. {_WHERE}')
-    if weights.suffix == '.safetensors':
-        from safetensors.torch import load_file
-        state = load_file(weights)
-    elif zipfile.is_zipfile(weights):
-        state = torch.load(weights, map_location='cpu', weights_only=True)
-        state = state.get('state_dict', state)
-    else: raise ValueError(f'{weights}: expected a checkpoint in the zip format of torch.save')
-    state = {re.sub(r'^((module|model)[.])+', '', k): v for k, v in state.items()}
+    safe = weights.suffix == '.safetensors'
+    state = read_tensors(weights)[0] if safe else read_checkpoint(weights)
+    state = {re.sub(r'^((module|model)[.])+', '', k): v.float() for k, v in state.items()}
     with torch.device('meta'): net = Sei(cfg)
-    want = net.state_dict()
-    bad = [f'{k}: missing' for k in want if k not in state]
-    bad += [f'{k}: unknown' for k in state if k not in want]
-    bad += [f'{k}: expected {tuple(want[k].shape)}, found {tuple(state[k].shape)}'
-            for k in want if k in state and want[k].shape != state[k].shape]
-    if bad: raise ValueError(f'{weights}: {len(bad)} weights do not fit: ' + '; '.join(bad[:4]))
-    net.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
-    return net.eval().requires_grad_(False)
+    return fill(net, state, weights).eval().requires_grad_(False)
 
 # %% ../nbs/34_sei.ipynb #c074
 class SeiClasses:
@@ -157,8 +147,9 @@ class SeiClasses:
         if isinstance(projection, (str, Path)):
             if not Path(projection).is_file():
                 raise FileNotFoundError(f'projection: no file {projection}. {_WHERE}')
-            try: projection = np.load(projection, allow_pickle=False)
-            except (ValueError, EOFError) as e: raise ValueError(f'{projection}: {e}') from None
+            try: projection = np.load(projection, mmap_mode='r', allow_pickle=False)
+            except (ValueError, EOFError,
+                    OSError) as e: raise ValueError(f'{projection}: {e}') from None
         v, targets = torch.as_tensor(np.asarray(projection)).float(), net.cfg.targets
         if v.ndim != 2 or v.shape[1] != targets or len(v) < len(SEI_CLASSES):
             raise ValueError(f'projection: expected at least {len(SEI_CLASSES)} rows of {targets}'

@@ -213,6 +213,7 @@ def recover(
         shutil.rmtree(work, ignore_errors=True)
     return target.exists()
 
+# %% ../nbs/01_sequence.ipynb #s001
 def _place(new, target, overwrite, known):
     "Move `new` to `target`; a replaced folder, whose files were `known`, ends beside `new`."
     taken = FileExistsError(f'{target}: something was put there while we wrote;'
@@ -286,8 +287,8 @@ def publish(
         _place(new, target, overwrite, known)
         made = []
     except OSError as e:
-        # what the user knows
-        if e.filename and '.partial-' in str(e.filename): e.filename = str(path)
+        if e.errno and (e.filename is None or '.partial-' in str(e.filename)):
+            e.filename = str(path)                   # what the user knows
         raise
     finally:
         if lock: shutil.rmtree(work, ignore_errors=True); lock.close()
@@ -341,6 +342,7 @@ def validate(
     positive=(),   # fields that must be above zero
     choices={},    # field -> values allowed
     more=(),       # further faults, one text each
+    where='',      # what the message begins with; the name of the class
 ):
     "Check the types and ranges of a config; `ValueError` lists every fault."
     try: kinds = get_type_hints(type(cfg))
@@ -359,7 +361,8 @@ def validate(
         elif f.name in choices and v not in choices[f.name]:
             some = ', '.join(map(str, choices[f.name]))
             bad.append(f'{f.name}: expected one of {some}, found {v!r}')
-    if bad := bad + list(more): raise ValueError(f'{type(cfg).__name__}: ' + '; '.join(bad))
+    if bad := bad + list(more): raise ValueError(f'{where or type(cfg).__name__}: '
+                                                 + '; '.join(bad))
 
 # %% ../nbs/01_sequence.ipynb #c031
 class _Text:
