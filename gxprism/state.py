@@ -92,7 +92,7 @@ def fill(
     bad += [f'{k}: expected finite numbers' for k, v in theirs.items()
             if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise ValueError(f'{where}: weights do not fit the configuration: ' + '; '.join(bad))
-    model.load_state_dict(theirs)
+    model.load_state_dict(theirs, assign=any(v.is_meta for v in mine.values()))
     return model
 
 # %% ../nbs/17_state.ipynb #s014
