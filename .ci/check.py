@@ -195,9 +195,10 @@ def check_gpu_script():
         ROOT/'.ci'/'gpu.py', '--plan')
     with tempfile.TemporaryDirectory() as t:
         p, out = copy_of_project(t), Path(t)/'out'
-        for f in [*(p/'nbs').glob('4*.ipynb'), *(p/'data'/'results').glob('*')]: f.unlink()
+        for f in [*(p/'nbs').glob('4*.ipynb'), *(p/'data'/'results').rglob('*.*')]: f.unlink()
         source = ('#| run\nimport time\n'
-                  'from gxprism.record import Run, load, repo_root, size, sweep\n'
+                  'from gxprism.record import Run, load, repo_root, size\n'
+                  'from gxprism.study import sweep\n'
                   'work = repo_root()/".gxprism"\n'
                   'def square(x):\n'
                   '    time.sleep(60*(x == 2 and (work/"slow").exists()))\n'

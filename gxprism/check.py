@@ -31,7 +31,11 @@ class Report:
     figures: tuple = ()                         # (alternative text, PNG)
 
     def __str__(self):
-        indent = lambda t: '\n'.join('  ' + r for r in t.to_string(index=False).splitlines())
+        def indent(t):
+            why = [f'{r.track} is {r.role}: {r.because}'
+                   for r in t.itertuples()] if 'because' in t else []
+            table = t.drop(columns=['because', 'role'] if why else []).to_string(index=False)
+            return '\n'.join('  ' + r for r in (*table.splitlines(), *why))
         say = [f'FAULT: {f}' for f in self.faults] + [f'warning: {w}' for w in self.warnings]
         return '\n\n'.join([self.name, *(f'{h}\n{indent(t)}' for h, t in self.sections.items()),
                             '\n'.join(say) or 'no warnings'])
@@ -69,7 +73,7 @@ def _png(draw, size=(6, 2.8))->bytes:
 
 def _figures(genes, target, surveys)->list:
     "Distribution of the target, and the mean profile of each bigWig around starts."
-    from gxprism.plot import PALETTE
+    from gxprism.plot import PALETTE, color
     from gxprism.survey import REACH, STEP
     out = []
     if target is not None:
@@ -88,7 +92,7 @@ def _figures(genes, target, surveys)->list:
                     ax.plot(x, s.profile[strand], style, color=colour, label=f'{strand} strand')
             ax.legend()
             ax.set(xlabel="bases from the start, in the gene's own direction", ylabel=s.track.name)
-        colour = PALETTE['signal' if s.track.role == 'foreground' else 'background']
+        colour = color(s.track.name)
         at = int(x[int(max(s.profile.values(), key=max).argmax())])
         out.append((f'Mean {s.track.name} around the starts of {s.genes:,} genes, plus and minus '
                     f'strand apart; highest {at:+,} bases from the start', _png(lines)))
