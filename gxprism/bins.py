@@ -7,7 +7,7 @@ __all__ = ['BINS_FORMATS', 'ORIENTATIONS', 'bin_starts', 'bins_manifest', 'BinFe
            'make_bins']
 
 # %% ../nbs/24_bins.ipynb #c003
-import copy, glob, json, shutil, zipfile
+import copy, fcntl, glob, json, shutil, zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -223,8 +223,8 @@ def _piece(
 
 def _merge(
     parts:Path, out:Path, # folder of pieces, all there; final folder
-)->BinFeatures:
-    "Put the pieces together, publish, and remove them."
+):
+    "Put the pieces together and publish them."
     head = json.loads((parts/'head.json').read_text(encoding='utf-8'))
     genes = pd.read_parquet(parts/'genes.parquet')
     shape, beyond = (head['n_bins'], len(head['source']['names'])), np.zeros(2, int)
@@ -248,6 +248,17 @@ def _merge(
         keep = {k: v for k, v in head.items() if k not in ('chunk', 'n_pieces')}
         text = json.dumps(keep | dict(counts=counts, arrays=arrays), indent=1)
         (work/'manifest.json').write_text(text, encoding='utf-8')
+
+def _finish(
+    parts:Path, out:Path, head:dict, overwrite:bool, # pieces, all there or merged by another
+)->BinFeatures:
+    "Merge, one process at a time; whoever comes later finds the result."
+    try:
+        with open(parts/'lock', 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _there(out, head, overwrite): _merge(parts, out)
+    except FileNotFoundError:
+        if not _there(out, head, overwrite): raise
     shutil.rmtree(parts, ignore_errors=True)
     return BinFeatures(out)
 
@@ -260,11 +271,12 @@ def merge_bins(
     if not found and out.exists(): return BinFeatures(out)
     if len(found) != 1:
         raise ValueError(f'{out}: expected the pieces of one run beside it, found {len(found)}')
-    n = json.loads((found[0]/'head.json').read_text())['n_pieces']
+    head = json.loads((found[0]/'head.json').read_text(encoding='utf-8'))
+    n = head['n_pieces']
     lost = [k for k in range(n) if not (found[0]/f'{k:06d}.npz').exists()]
     if lost: raise ValueError(f'{out.name}: {len(lost)} of {n} pieces are not there yet'
                               f', the first is {lost[0]}; run the other shards')
-    return _merge(found[0], out)
+    return _finish(found[0], out, head, False)
 
 # %% ../nbs/24_bins.ipynb #c034
 def _there(
@@ -312,9 +324,10 @@ def make_bins(
     todo = [p for p in mine if _piece(parts, p) is None]
     for p in tqdm(todo, desc='bins', unit='piece', disable=not progress):
         made = _compute(source, genes.iloc[pieces[p]], cfg)
-        with publish(parts/f'{p:06d}.npz') as f, open(f, 'wb') as o: np.savez(o, **made)
-    if not all((parts/f'{p:06d}.npz').exists() for p in range(len(pieces))): return None
-    try: return _merge(parts, out)
-    except FileNotFoundError:                    # another shard finished at the same moment
-        if _there(out, head, overwrite): return BinFeatures(out)
-        raise
+        try:
+            with publish(parts/f'{p:06d}.npz') as f, open(f, 'wb') as o: np.savez(o, **made)
+        except FileNotFoundError:              # another process has merged all and tidied up
+            if not _there(out, head, overwrite): raise
+            break
+    whole = all((parts/f'{p:06d}.npz').exists() for p in range(len(pieces)))
+    return _finish(parts, out, head, overwrite) if whole or _there(out, head, overwrite) else None

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .sequence import UNKNOWN, Genome, digest, resolve_chrom
+from .sequence import UNKNOWN, Genome, digest, find_chrom, resolve_chrom
 from .signals import BigWig, Track
 from .genes import read_genes
 from .store import DatasetSpec
@@ -63,12 +63,7 @@ class TrackPart(Part):
             transform=track.transform,
                                                              missing=track.missing)
         self.lengths = BigWig(self.root/track.file).lengths
-    def read(self, chrom):
-        try: resolve_chrom(chrom, self.lengths)
-        except ValueError:                        # not one base of it was measured
-            rest = self.track.apply(np.array([self.track.missing]))
-            return StepFunction([], [], [], float(rest[0]))
-        return track_steps(self.track, self.root, chrom)
+    def read(self, chrom): return track_steps(self.track, self.root, chrom)
     def fill(self, genes, lo, size):
         return self.on(genes.chrom.iloc[0]).mean(lo, lo + size)[..., None]
 
@@ -215,8 +210,9 @@ class ActivityPart(Part):
         chrom:str, # chromosome
     )->np.ndarray: # start, end, value; `(m, 3)`
         "Every interval with a finite value on one chromosome."
-        found = self.reader.handle.intervals(resolve_chrom(chrom, self.lengths))
-        found = np.array(found or (), np.float64).reshape(-1, 3)
+        name = find_chrom(chrom, self.lengths)               # None: not one base was measured
+        found = np.array(name and self.reader.handle.intervals(name) or (), np.float64)
+        found = found.reshape(-1, 3)
         return found[np.isfinite(found[:, 2])]
     def read(self, chrom):
         start, end, x, kind = overlay(self.intervals(chrom), self.elements.on(chrom))
@@ -325,4 +321,5 @@ def measured_classes(
     parts = [ActivityPart(at['activity'], elements, cell),
              *(TrackPart(t, spec.root, note) for t in tracks), elements,
              StartPart(spec), LoopPart(at['loops'], cell)]
-    return BinSource('measured', parts, parts[0].lengths, cell=cell, data=spec.name)
+    lengths = Genome(spec.root/spec.fasta).lengths
+    return BinSource('measured', parts, lengths, cell=cell, data=spec.name)
