@@ -176,7 +176,7 @@ class Backbone(nn.Module):
     "A stack of bidirectional Mamba blocks and a final normalisation."
     def __init__(self,
         d_model:int=128, # width
-        n_layers:int=4,  # blocks
+        n_layers:int=4,  # blocks; 0 for the final normalisation alone
         d_state:int=16,  # memory cells per channel
         d_conv:int=4,    # bases seen by the convolution
         expand:int=2,    # inner width as a multiple of the width
@@ -202,6 +202,7 @@ class Backbone(nn.Module):
         keeps = [None]*(len(self.layers) - 1) + [None if center in (None, l)
                                                  else slice(start, start + center)]
         twice = l >= self.checkpoint_from and torch.is_grad_enabled()
+        if not self.layers and center is not None: x = x[:, start:start + center]
         for block, keep in zip(self.layers, keeps):
             x = checkpoint(block, x, keep, use_reentrant=False) if twice else block(x, keep)
         return self.norm_f(x)

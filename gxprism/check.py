@@ -235,7 +235,7 @@ def _object(cls)->dict:
 
 def dataset_schema()->dict: # JSON Schema
     "What a dataset.json may hold, made from the classes that read it."
-    says, text = docments(DatasetSpec), dict(type='string')
+    says, text = docments(DatasetSpec), _PLAIN[str]
     top = {k: text | dict(description=says[k] or '') for k in ('name', 'assembly', 'fasta')}
     top |= dict(format=dict(const=FORMAT), genes=_object(GeneTableSpec),
                 tracks=dict(type='array', items=_object(Track)),

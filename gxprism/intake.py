@@ -16,12 +16,13 @@ from fastcore.docments import docments
 
 from .sequence import Genome, find_chrom, publish
 from .signals import Track
-from .genes import GeneTableSpec
-from .store import FORMAT, DatasetSpec
+from .genes import Feature, GeneTableSpec, Target
+from .store import DatasetSpec
 from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
                                 read_transcripts)
 from .expression import gene_values, read_expression, scaled, signal_at_starts
-from .survey import (assembly_faults, make_folds, parse_track, recorded, survey_track)
+from .survey import (assembly_faults, known_assembly, make_folds, parse_track, recorded,
+                            survey_track)
 from .check import Report, check, inspect
 
 # %% ../nbs/36_intake.ipynb #in06
@@ -236,8 +237,17 @@ def _collect(o:Options, old:list, out:Path)->dict:
     decided = dict(genes=count, starts=table.tss_rule.value_counts().to_dict(), expression=how,
                    mrna=scale, tracks={s.track.name: s.reason for s in surveys}, folds=groups,
                    faults=faults)
-    return dict(table=pd.concat([table, folds], axis=1), log=log, surveys=surveys, decided=decided,
-                features=features, folds=list(folds), assay=assay)
+    target = Target('expression', assay, o.cell, o.scale)
+    spec = GeneTableSpec('genes.tsv.gz', 'gene_id', 'chrom', 'tss', 'strand', 'symbol', 0,
+                         [target] if assay else [], [Feature(c) for c in features],
+                         list(folds), 'fold_1')
+    spec = DatasetSpec(o.name or re.sub(r'\W+', '_', out.name).strip('_') or 'cells',
+                       o.assembly or known_assembly(genome.lengths) or 'unknown', o.fasta, spec,
+                       tuple(s.track for s in surveys), out)
+    if (bad := [b for b in spec.problems() if not b.startswith('genes: file')]):
+        raise ValueError('; '.join(bad))
+    return dict(spec=spec, table=pd.concat([table, folds], axis=1), log=log, surveys=surveys,
+                decided=decided)
 
 # %% ../nbs/36_intake.ipynb #in22
 def init(
@@ -258,16 +268,7 @@ def init(
     except BaseException:
         if new: out.rmdir()
         raise
-    target = dict(column='expression', assay=got['assay'], cell=o.cell, scale=o.scale)
-    genes = dict(file='genes.tsv.gz', id='gene_id', symbol='symbol', chrom='chrom', tss='tss',
-                 tss_base=0,
-                 strand='strand', targets=[target] if got['assay'] else [],
-                 features=[dict(column=c) for c in got['features']], folds=got['folds'],
-                 default_fold=got['folds'][0])
-    d = dict(format=FORMAT, name=o.name or out.name, assembly=o.assembly, fasta=o.fasta,
-             genes=GeneTableSpec.from_dict(genes).to_dict(),
-             tracks=[s.track.to_dict() for s in got['surveys']],
-             intake=dict(options=asdict(o), decided=got['decided']))
+    d = got['spec'].to_dict() | dict(intake=dict(options=asdict(o), decided=got['decided']))
     log = pd.DataFrame(got['log'], columns=['what', 'id', 'action', 'reason'])
     write = {'genes.tsv.gz': gzip.compress(got['table'].to_csv(sep='\t', index=False).encode(),
                                            mtime=0),

@@ -132,7 +132,7 @@ class TokenConfig(NetConfig):
     drop_tokens:float=0. # dropout of the sequence's tokens (ours)
     drop_head:float=0.   # dropout before each layer of the head (ours)
 
-    zero = NetConfig.zero + ('stem_width',)
+    zero = NetConfig.zero + ('stem_width', 'n_layers')
 
     def faults(self):
         bad = super().faults() + [

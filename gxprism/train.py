@@ -73,6 +73,12 @@ PRESETS = {
                    train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
                               lr_last=2e-5,
                               precision='32-true', validations=1), passes=8),
+    'dna':    dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=60, motif_width=9, stem='mean',
+                              stem_width=128, token_norm=True, phases=3, pool='regions', regions=11,
+                              drop_tokens=.15, drop_head=.3, standardize=True),
+                   train=dict(window=1980, batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
+                              lr_last=2e-5, weight_decay=.01, ema=.99, max_shift=50,
+                              precision='32-true', validations=1), passes=8),
     'smoke':  dict(model=dict(d_model=16, n_layers=1, d_state=4, stride=20, standardize=True),
                    train=dict(batch_size=16, max_steps=30, warmup_steps=5, lr=5e-3, lr_last=1e-4,
                               precision='32-true', validations=1)),
@@ -94,7 +100,7 @@ def _sizes(
 def configure(
     store:GeneStore,        # what will be trained on
     model:str='prism',      # name in the registry
-    preset:str='laptop',    # 'paper', 'laptop' or 'smoke' (seconds, for tests)
+    preset:str='laptop',    # 'paper', 'laptop', 'dna' or 'smoke' (seconds, for tests)
     target:str=None,        # target column; None for the table's first
     fold:str=None,          # fold column; None for the table's default
     **changes,              # any field of the model's or the training configuration
@@ -412,7 +418,7 @@ def fit(
     store:GeneStore,        # what to train on
     run,                    # folder of the run
     model:str='prism',      # name in the registry
-    preset:str='laptop',    # 'paper', 'laptop' or 'smoke'
+    preset:str='laptop',    # key of `PRESETS`
     target:str=None,        # target column; None for the table's first
     fold:str=None,          # fold column; None for the table's default
     progress:bool=True,     # show a progress bar
