@@ -77,6 +77,9 @@ def _choose_column(name, head, rows, column, program)->tuple:
                          f'there are {", ".join(head)[:200]}')
     if column is None and known: column = known[2]
     if column is None and len(free) == 1: column = free[0]
+    if column is None and not free and rows:
+        raise ValueError(f'{name}: expected a column of numbers (with a point), found only text, '
+                         f'such as {", ".join(rows[0])[:60]!r}')
     if column is None:
         raise ValueError(f'{name}: which of its {len(free)} columns of numbers? say --column with '
                          f'one of {", ".join(free)[:200] or "(none)"}')

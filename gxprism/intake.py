@@ -215,6 +215,7 @@ def _collect(o:Options, old:list, out:Path)->dict:
     count = dict(annotated=len(genes) + len(annotation.left_out),
                  kept=int((genes.reason == '').sum()))
     genes = genes.assign(chrom=genes.spelled)[genes.reason == ''].reset_index(drop=True)
+    if y is not None: how['labelled'] = int(y.reindex(genes.gene_id).notna().sum())
     if not len(genes):
         raise ValueError(f'{annotation.name}: none of {len(log)} genes is left: {log[0][-1]}')
     table = genes[['gene_id', 'symbol', 'chrom', 'tss', 'strand', 'biotype', 'transcript_id',

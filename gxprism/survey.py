@@ -232,6 +232,10 @@ def assembly_faults(
     said = next((v for k, v in _SYNONYMS.items() if assembly.lower().startswith(k)), assembly)
     if found and said in ASSEMBLIES and found != said:
         bad.append(f'the FASTA is {found}, and --assembly says {assembly}')
+    elif said in ASSEMBLIES and not found:
+        c, n = ASSEMBLIES[said]
+        here = find_chrom(c, lengths)
+        if here: bad.append(f'{c} has {lengths[here]:,} bases in the FASTA, and {n:,} in {said}')
     for s in surveys:
         if not s.other: continue
         c, here, there = s.other[0]
