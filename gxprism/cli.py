@@ -15,11 +15,12 @@ import gxprism
 def _whole(
     least:int=1, # smallest number that makes sense
 ):               # for argparse
-    "A reader of whole numbers."
+    "A reader of whole numbers, below 2**31."
     def read(text):
-        if not re.fullmatch(r'-?[0-9]+', text) or int(text) < least:
+        if not re.fullmatch(r'-?[0-9]{1,10}', text) or not least <= int(text) < 2**31:
+            most = ' and below 2**31'*bool(re.fullmatch('[0-9]{10,}', text))
             raise argparse.ArgumentTypeError(
-                f'expected a whole number of at least {least}, found {text!r}')
+                f'expected a whole number of at least {least}{most}, found {text!r:.40}')
         return int(text)
     return read
 
@@ -36,7 +37,8 @@ def settings(
         if name in out: raise ValueError(f'--set {name}: given twice')
         if name in taken:
             raise ValueError(f'--set {name}: has an option of its own, --{name.replace("_", "-")}')
-        try: out[name] = json.loads(value, parse_constant=float)
+        number = re.sub(r'^(-?)\.(?=[0-9])', r'\g<1>0.', value)              # .1 as people write
+        try: out[name] = json.loads(number, parse_constant=float)
         except (json.JSONDecodeError, RecursionError): out[name] = value
     return out
 
