@@ -21,7 +21,7 @@ from torch import Tensor
 from .sequence import (Genome, digest, find_chrom, orient, publish, reading, recover,
                               resolve_chrom)
 from .signals import (KINDS, LOGS, BigWig, ContactProfiles, FastBigWig, Track, bigwig_reader,
-                             check_keys, fill, no_text, open_track, read_json)
+                             fill, no_text, open_track, read_json, spread)
 from .genes import GeneTableSpec, read_genes, split_indices
 
 # %% ../nbs/04_store.ipynb #c009
@@ -501,17 +501,6 @@ def _take(
     whole = isinstance(c, slice) and window == stored.shape[1]
     return stored.take(r, 0) if whole else stored[r, c]
 
-def _expand_contacts(
-    values:np.ndarray,   # contact per bin; `(n, b)`
-    first:np.ndarray,    # number of the first bin, bin = coordinate // size; `(n,)`
-    size:int,            # bin size in bases
-    start:np.ndarray,    # coordinate of each window's first base; `(n,)`
-    window:int,          # bases wanted
-)->np.ndarray:           # contact per base; `(n, window)`
-    "Copy each bin's contact to the bases it covers."
-    bins = (start[:, None] + np.arange(window))//size - first[:, None]
-    return np.take_along_axis(values, bins, 1)
-
 # %% ../nbs/04_store.ipynb #c031
 def changed_sources(
     manifest:dict, # of a store
@@ -560,7 +549,7 @@ class GeneStore:
             self.table = GeneTableSpec.from_dict(m['spec']['genes'])
             self.tracks = tuple(Track.from_dict(t) for t in m['spec']['tracks'])
             self.window, self.margin, self._oriented = m['window'], m['margin'], False
-            self.genes = pd.read_parquet(self.path/'genes.parquet')
+            self.genes = pd.read_parquet((self.path/'genes.parquet').absolute())  # no ~ here
             self._id, self._strand, self._tss = (self.genes[c].to_numpy(kind) for c, kind in (
                 ('gene_id', object), ('strand', object), ('tss', None)))
             # a plain view: cheaper to index
@@ -630,7 +619,7 @@ def signals(self:GeneStore,
         else:
             v, first, size = next(contacts)
             start = self._tss[rows] - window//2 + np.asarray(shift)
-            x = _expand_contacts(v[rows], first[rows], size, start, window)
+            x = spread(v[rows], first[rows], size, start, window)
         if out is not values or t.transform != 'none': out[..., i] = t.apply(x)
     return out
 
