@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'STYLE', 'color', 'style', 'save', 'predicted_vs_observed', 'metric_dots', 'differences', 'gene_window',
-           'draw_dag']
+           'scatter_signal', 'draw_dag']
 
 # %% ../nbs/08_plot.ipynb #c003
 import io, re, sys
@@ -148,6 +148,10 @@ def _some(n, shown):
     if shown is None or n <= shown: return np.arange(n)
     return np.sort(np.random.default_rng(0).permutation(n)[:shown])
 
+def _shown(at, n):
+    "How many of `n` genes are drawn, those at the indices `at`."
+    return f'{n:,} genes' if len(at) == n else f'{len(at):,} of {n:,} genes shown'
+
 def _note(ax, *notes):
     "Small grey text below the axes, for what the picture leaves out."
     text = '; '.join(n for n in notes if n)
@@ -189,8 +193,7 @@ def predicted_vs_observed(
                 lw=1.2, zorder=4)
         text = f'line: slope {slope:.2f}\n' + text
     ax.text(.03, .97, text, transform=ax.transAxes, va='top', fontsize=8, color='#333333')
-    _note(ax, f'{len(at):,} of {s["n"]:,} genes shown' if len(at) < s['n'] else f'{s["n"]:,} genes',
-          f'{out.sum():,} beyond the frame (diamonds)' if out.any() else '',
+    _note(ax, _shown(at, s['n']), f'{out.sum():,} beyond the frame (diamonds)' if out.any() else '',
           f'{s["missing"]:,} unlabelled not drawn' if s['missing'] else '')
     ax.set(xlim=(low, high), ylim=(low, high), aspect='equal', xlabel=f'measured, {unit}',
            ylabel=f'{label}, {unit}',
@@ -395,6 +398,45 @@ def gene_window(
     sign = strand.replace('-', '−')
     axes[0].set_title(title or f'{name or "gene"}, {sign} strand, {n:,} bases')
     return axes[0].figure
+
+# %% ../nbs/08_plot.ipynb #c045
+@_styled
+def scatter_signal(
+    x,                   # signal per gene; `(n,)`
+    y,                   # measured expression per gene, NaN where unlabelled; `(n,)`
+    xlabel:str='signal at the TSS', # name and unit of the signal
+    ylabel:str='log expression', # name and unit of the expression
+    colour:str='signal', # meaning of the dots, a key of PALETTE
+    bins:int=10,         # number of equally filled bins for the median
+    frame:float=.002,    # share of values at each end that may lie beyond the frame
+    shown:int=None,      # draw at most so many genes; median and Spearman are of all
+    title=None,          # the finding; default: Spearman and number of genes
+    ax=None,             # axes to draw into; default: a new figure
+):                       # figure
+    "Scatter expression over one signal, with median and middle half per bin."
+    x = _numbers(x, 'x'); y = _numbers(y, 'y', len(x))
+    keep = ~np.isnan(y) & ~np.isnan(x)
+    if not keep.any(): raise ValueError('y: no labelled gene to draw')
+    s, left = scores(y[keep], x[keep]), int((~keep).sum())
+    x, y = x[keep], y[keep]
+    ax, at = _axes(ax), _some(len(x), shown)
+    low, high = _frame(x, frame)
+    drawn, _, beyond = _clip(x, low, high)
+    ax.scatter(drawn[at], y[at], s=8 if len(at) < 1500 else 4, alpha=.35 if len(at) < 1500 else .2,
+               color=_colour(colour), linewidths=0, rasterized=len(at) > 3000, clip_on=False)
+    if s['n'] >= 5 * bins and np.ptp(x):
+        cell = pd.qcut(x, bins, labels=False, duplicates='drop')
+        q = pd.DataFrame(dict(x=drawn, y=y)).groupby(cell).quantile([.25, .5, .75]).unstack()
+        ax.fill_between(q['x'][.5], q['y'][.25], q['y'][.75], color=PALETTE['truth'], alpha=.15,
+                        lw=0)
+        ax.plot(q['x'][.5], q['y'][.5], 'o-', color=PALETTE['truth'], ms=4, lw=1.2)
+        ax.text(.02, .97, 'line: median; band: middle half of the genes', transform=ax.transAxes,
+                va='top', fontsize=8)
+    _note(ax, _shown(at, s['n']), beyond,
+          f'{left:,} without label or signal not drawn' if left else '')
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(low, high),
+           title=title or f'Spearman {s["spearman"]:.2f} on {s["n"]:,} genes')
+    return ax.figure
 
 # %% ../nbs/08_plot.ipynb #c049
 @_styled
