@@ -382,7 +382,7 @@ def store_inputs(
                                           'resolution')
     tracks = [{k: t.get(k) for k in seen} for t in spec['tracks']]
     seen = dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'])
-    return seen | (dict(oriented=True) if store._oriented else {})
+    return seen | (dict(oriented=True) if store.is_oriented else {})
 
 def pick_device(
     name:str='auto', # 'auto', 'cpu' or 'gpu'
