@@ -198,7 +198,7 @@ def check_gpu_script():
         for f in [*(p/'nbs').glob('4*.ipynb'), *(p/'data'/'results').rglob('*.*')]: f.unlink()
         source = ('#| run\nimport time\n'
                   'from gxprism.record import Run, load, repo_root, size\n'
-                  'from gxprism.study import sweep\n'
+                  'from gxprism.jobs import sweep\n'
                   'work = repo_root()/".gxprism"\n'
                   'def square(x):\n'
                   '    time.sleep(60*(x == 2 and (work/"slow").exists()))\n'
