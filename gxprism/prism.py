@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .store import Batch
-from .stem import Tokens
-from .model import Net, Prediction, TokenConfig, head, resolve
+from .stem import Readout, Tokens
+from .model import Net, Prediction, TokenConfig, resolve
 from .backbone import Backbone
 
 # %% ../nbs/22_prism.ipynb #c006
@@ -74,10 +74,11 @@ class Prism(Net):
     def __init__(self, cfg:PrismConfig=PrismConfig()):
         super().__init__(cfg)
         if cfg.n_contexts: self.wants = ('direct', 'adjusted', 'both')
-        self.tokens = Tokens(cfg.d_model, cfg.n_tracks, cfg.stride, cfg.motif_width)
+        self.tokens = Tokens(cfg, cfg.n_tracks)
         if cfg.n_contexts: self.confounder = ConfounderEncoder(cfg)
         self.backbone = Backbone(cfg.d_model, cfg.n_layers, d_state=cfg.d_state)
-        self.head = head(cfg.d_model + cfg.n_features, cfg.d_model)
+        self.readout = Readout(cfg)
+        self.make_head(self.readout.width)
         for m in (*self.tokens.modules(), *self.head.modules()):
             if isinstance(m, (nn.Linear, nn.Conv1d)): nn.init.zeros_(m.bias)
 
@@ -92,8 +93,9 @@ class Prism(Net):
         copies = [] if want == 'adjusted' else [e + h]                       # direct
         if c.n_contexts and want != 'direct':
             gates = self.confounder(signals)
-            copies += [e + h*a[:, None] for a in gates.to(h.dtype).unbind(1)]  # one per context
-        x = self.backbone(torch.cat(copies), c.center_len//c.stride).mean(1)
+            each = gates.to(h.dtype).repeat_interleave(c.phases, 0)          # in every frame
+            copies += [e + h*a[:, None] for a in each.unbind(1)]             # one per context
+        x = self.readout(self.backbone(torch.cat(copies), c.center_len//c.stride))
         x, first = x.unflatten(0, (len(copies), -1)), 0 if want == 'adjusted' else 1
         if gates is not None and c.mode == 'released':                       # average states
             x = torch.cat([x[:first], x[first:].float().mean(0, keepdim=True)])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .sequence import publish, recover
 from .simulate import (FEATURES, TERMS, Do, SimConfig, World, contact, default_fold, draw,

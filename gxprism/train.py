@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler',
-           'together', 'Genes', 'batches', 'Diverged', 'keep_memory', 'store_inputs', 'pick_device', 'fit',
-           'TrainedRun', 'load_run', 'check_store', 'predict', 'evaluate', 'train_one']
+           'together', 'Genes', 'batches', 'Diverged', 'store_inputs', 'pick_device', 'fit', 'TrainedRun', 'load_run',
+           'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import contextlib, json, math, warnings
@@ -27,7 +27,7 @@ from .state import (alone, difference, fill, pack, read_json, read_tensors, unpa
                            write_json,
                            write_tensors)
 from .model import build, model_class
-from .backbone import RMSNorm
+from .backbone import RMSNorm, keep_memory
 
 # %% ../nbs/26_train.ipynb #c006
 @dataclass(frozen=True)
@@ -49,16 +49,18 @@ class TrainConfig:
     validations:float=2.         # validations per pass over the training genes
     reverse_complement:bool=False # show each training gene from a random strand
     # move training windows by up to so many bases (needs a store with a margin)
-    max_shift:int=0
+    max_shift:int=0              # move training windows by up to so many bases of the store
+    ema:float=0.                 # decay of averaged weights, which are validated and kept (ours)
 
     def __post_init__(self):
         validate(self, least=dict(window=2, batch_size=1, max_steps=1, warmup_steps=0, max_shift=0,
-                                  weight_decay=0, seed=0, lr_first=0, lr_last=0),
+                                  weight_decay=0, seed=0, lr_first=0, lr_last=0, ema=0),
                  positive=('lr', 'clip', 'validations'),
                  choices=dict(precision=('32-true', 'bf16-mixed', '16-mixed', '64-true')))
         bad = []
         if self.window % 2:
             bad.append(f'window: expected an even number of bases, found {self.window}')
+        if self.ema >= 1: bad.append(f'ema: expected less than 1, found {self.ema}')
         if self.warmup_steps > self.max_steps:
             bad.append(f'warmup_steps: expected at most max_steps = {self.max_steps}, '
                        f'found {self.warmup_steps}')
@@ -70,6 +72,12 @@ PRESETS = {
     'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True),
                    train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
                               lr_last=2e-5,
+                              precision='32-true', validations=1), passes=8),
+    'dna':    dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=60, motif_width=9,
+                              stem='mean', stem_width=128, token_norm=True, phases=3, pool='regions', regions=11,
+                              drop_tokens=.15, drop_head=.3, standardize=True),
+                   train=dict(window=1980, batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
+                              lr_last=2e-5, weight_decay=.01, ema=.99, max_shift=50,
                               precision='32-true', validations=1), passes=8),
     'smoke':  dict(model=dict(d_model=16, n_layers=1, d_state=4, stride=20, standardize=True),
                    train=dict(batch_size=16, max_steps=30, warmup_steps=5, lr=5e-3, lr_last=1e-4,
@@ -92,7 +100,7 @@ def _sizes(
 def configure(
     store:GeneStore,        # what will be trained on
     model:str='prism',      # name in the registry
-    preset:str='laptop',    # 'paper', 'laptop' or 'smoke' (seconds, for tests)
+    preset:str='laptop',    # 'paper', 'laptop', 'dna' or 'smoke' (seconds, for tests)
     target:str=None,        # target column; None for the table's first
     fold:str=None,          # fold column; None for the table's default
     **changes,              # any field of the model's or the training configuration
@@ -114,6 +122,9 @@ def configure(
         raise ValueError(f'unknown option(s) {unknown} for model {model!r}')
     pick = lambda part, names: {k: v for k, v in {**p[part], **changes}.items() if k in names}
     train = TrainConfig(**where | pick('train', known[1]))
+    if 'max_shift' not in changes:                  # a preset's shift, as far as the store reaches
+        room = store.margin + (store.window - train.window)//2
+        train = replace(train, max_shift=max(0, min(train.max_shift, room)))
     if p.get('passes') and 'max_steps' not in changes:
         genes = len(split_indices(store.genes, train.fold, 'train', train.target))
         steps = min(train.max_steps, max(1, p['passes']*math.ceil(genes/train.batch_size)))
@@ -262,9 +273,9 @@ def _keeper():
         state_key = 'Keeper'
         def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str):
             self.folder, self.progress, self.sampler, self.label = folder, progress, sampler, label
-            self.best, self.best_step, self.done = math.inf, 0, 0
+            self.best, self.best_step, self.done, self.mean = math.inf, 0, 0, {}
         def state_dict(self):
-            return {k: getattr(self, k) for k in ('best', 'best_step', 'done')}
+            return {k: getattr(self, k) for k in ('best', 'best_step', 'done', 'mean')}
         def load_state_dict(self, state): self.__dict__.update(state)
         def on_save_checkpoint(self, trainer, module, checkpoint): del checkpoint['loops']
         def on_train_start(self, trainer, module):
@@ -274,9 +285,19 @@ def _keeper():
                             unit='step', disable=not shown)
         def on_train_batch_start(self, *args):
             torch.manual_seed(_chance(self.sampler.cfg.seed, self.done, together()[0]))
-        def on_train_batch_end(self, *args):
+        def on_train_batch_end(self, trainer, module, *args):
             self.done += 1
             self.bar.update()
+            if not self.sampler.cfg.ema: return
+            keep = min(self.sampler.cfg.ema, self.done/(9 + self.done))
+            for k, p in module.model.named_parameters():
+                a = self.mean.get(k, p.detach()).to(p.device)
+                self.mean[k] = torch.lerp(p.detach(), a, keep)
+        def exchange(self, model):
+            "Put the average in the place of the weights, or the weights back."
+            for k, p in model.named_parameters() if self.mean else ():
+                self.mean[k], p.data = p.data, self.mean[k].to(p.device)
+        def on_validation_start(self, trainer, module): self.exchange(module.model)
         def on_train_end(self, *args): self.bar.close()
         def on_exception(self, *args): self.bar.close()
         def on_validation_end(self, trainer, module):
@@ -290,6 +311,7 @@ def _keeper():
                 self.best, self.best_step = mse, self.done
                 if trainer.is_global_zero:
                     write_tensors(self.folder/'model.safetensors', module.model.state_dict())
+            self.exchange(module.model)
         def on_train_epoch_end(self, trainer, module):
             trainer.save_checkpoint(self.folder/'last.safetensors')
     return Keeper
@@ -349,17 +371,6 @@ def _done(state, last):
         said = str(e) if isinstance(e, ValueError) else f'{last}: not the state of a training'
         raise ValueError(f'{said}; delete it to train from the start') from None
 
-# %% ../nbs/26_train.ipynb #n1556060361
-def keep_memory(
-    mb:int=512, # most freed memory that the process keeps for its next tensors
-)->bool:        # whether the C library understood: glibc does, on Linux
-    "Keep freed memory in the process instead of asking the system for it again and again."
-    import ctypes
-    try: tell = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return False
-    trim_threshold, mmap_threshold = -1, -3   # as malloc.h numbers them
-    return bool(tell(trim_threshold, mb*2**20) and tell(mmap_threshold, 2**25))
-
 # %% ../nbs/26_train.ipynb #c031
 RUN_FORMAT = 'gxprism-run/1'
 
@@ -407,7 +418,7 @@ def fit(
     store:GeneStore,        # what to train on
     run,                    # folder of the run
     model:str='prism',      # name in the registry
-    preset:str='laptop',    # 'paper', 'laptop' or 'smoke'
+    preset:str='laptop',    # key of `PRESETS`
     target:str=None,        # target column; None for the table's first
     fold:str=None,          # fold column; None for the table's default
     progress:bool=True,     # show a progress bar
@@ -442,6 +453,7 @@ def fit(
     if hasattr(net, 'calibrate'):
         few = max(40, min(2000, 8_000_000//tcfg.window))      # a gigabyte at most, however long
         net.calibrate(store.batch(train[::math.ceil(len(train)/few)], window=tcfg.window))
+    if hasattr(net, 'start_at'): net.start_at(float(store.genes[tcfg.target].iloc[train].mean()))
     scale = {t.column: t.scale for t in store.table.targets}[tcfg.target]
     config = dict(format=RUN_FORMAT, model=model, model_config=asdict(mcfg), scale=scale,
                   train_config=asdict(tcfg), inputs=store_inputs(store), store=store.fingerprint)
