@@ -117,7 +117,7 @@ class Track:
         if self.kind in KINDS and KINDS[self.kind].per == 'base':
             more += [f'{k}: belongs to contact tracks only, found {getattr(self, k)!r}'
                      for k in ('resolution', 'balance') if getattr(self, k) is not None]
-        if isinstance(self.missing, float) and abs(self.missing) > np.finfo('float32').max:
+        if isinstance(self.missing, float) and abs(self.missing) > float(np.finfo('float32').max):
             more.append(f'missing: expected at most 3.4e38, found {self.missing!r}')
         known = dict(role=ROLES, transform=TRANSFORMS, kind=KINDS)
         validate(self, dict(resolution=1), choices=known, more=more, where=f'track {self.name!r}')
