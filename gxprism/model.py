@@ -115,6 +115,7 @@ class NetConfig:
         if getattr(self, 'track', 0) < self.n_tracks: return []
         return [f'track: expected less than n_tracks = {self.n_tracks}, found {self.track}']
 
+# %% ../nbs/19_model.ipynb #m0135
 @dataclass(frozen=True)
 class TokenConfig(NetConfig):
     "Models that read the window token by token; defaults as published with Prism (ICLR 2026)."
@@ -169,6 +170,7 @@ def head(
                                               else (l,))]
     return nn.Sequential(*layers)
 
+# %% ../nbs/19_model.ipynb #m0165
 class Net(nn.Module):
     "A model of expression; a subclass defines `read`, from a batch to a vector per gene."
     config_class, wants = NetConfig, ('direct', 'both')
