@@ -8,16 +8,19 @@ At home:    python .ci/gpu.py --take FOLDER    bring home what it collected
             python .ci/gpu.py --read NN        execute only the reading cells of a notebook
 Rehearsal:  python .ci/gpu.py --allow-cpu --size smoke --only 50 --scratch FOLDER
 """
-import argparse, ast, hashlib, importlib.util, json, os, re, shutil, signal, subprocess, sys, tarfile, tempfile, threading, time
+import argparse, hashlib, importlib.util, json, os, re, shutil, signal, subprocess, sys, tarfile
+import tempfile, threading, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HERE, NBS, RESULTS, FIGURES = ROOT/'.gxprism'/'gpu', ROOT/'nbs', ROOT/'data'/'results', ROOT/'figures'
+HERE, NBS = ROOT/'.gxprism'/'gpu', ROOT/'nbs'
+RESULTS, FIGURES = ROOT/'data'/'results', ROOT/'figures'
 # bytes one trip may carry; of these, data
 PAYLOAD, DATA_LIMIT = 64*2**20, 45_000_000
 # replicates are not used
 FOLDERS, DROPPED = ('k562_hg38', 'gene_text', 'geuvadis', 'sei_names'), r'h3k27ac_ENCFF\w+\.bw'
-NEEDED = 'nbclient ipykernel IPython nbdev fastcore pyfaidx Bio pyBigWig cooler pooch torch lightning torchmetrics numba'.split()
+NEEDED = ('nbclient ipykernel IPython nbdev fastcore pyfaidx Bio pyBigWig cooler pooch torch '
+          'lightning torchmetrics numba').split()
 # order of importance; allowed at full size
 MINUTES = {'42': 8.5, '41': 4, '40': 4.5, '43': 3.5, '44': 2, '50': 2}
 SIZES = ('smoke', 'laptop', 'full')
@@ -25,7 +28,7 @@ SIZES = ('smoke', 'laptop', 'full')
 STEP = .001, .003
 FINE = 'done', 'already done', 'out of time', 'no time left', 'not there'
 
-# ---------------------------------------------------------------- words and small things
+# ------------------------------------------------ words and small things
 
 def say(*words, log=[]):
     "Print a line with the time, and keep it for the log."
@@ -65,7 +68,7 @@ def record():
     import gxprism.record as r
     return r
 
-# ---------------------------------------------------------------- at home: wheels and data
+# ------------------------------------------------ at home: wheels and data
 
 def pins(text):
     "Name -> version of the pinned lines of a list of requirements."
@@ -92,7 +95,8 @@ def get_wheels():
                         for a in ('--platform', t)),
                     '-d', to, '-r', wanted], check=True)
     size, most = megabytes(*files_in(to)), (PAYLOAD - DATA_LIMIT)/1e6
-    print(f'{len(files_in(to))} wheels, {size:.1f} MB, in {to.relative_to(ROOT)} (at most {most:.1f} MB beside {DATA_LIMIT/1e6:.0f} MB of data)')
+    print(f'{len(files_in(to))} wheels, {size:.1f} MB, in {to.relative_to(ROOT)} '
+          f'(at most {most:.1f} MB beside {DATA_LIMIT/1e6:.0f} MB of data)')
     if size > most: sys.exit('too large: shorten .ci/gpu-wheels.txt')
 
 def get_data(source, to=None, limit=DATA_LIMIT):
@@ -101,8 +105,11 @@ def get_data(source, to=None, limit=DATA_LIMIT):
     shutil.rmtree(to, ignore_errors=True)
     sums = {}
     for folder in FOLDERS:
-        if not (source/folder).is_dir(): sys.exit(f'{folder}: expected this folder in the data, found {sorted(p.name for p in source.iterdir())}')
-        known = json.loads((source/folder/'manifest.json').read_text()) if (source/folder/'manifest.json').exists() else {}
+        if not (source/folder).is_dir():
+            there = sorted(p.name for p in source.iterdir())
+            sys.exit(f'{folder}: expected this folder in the data, found {there}')
+        manifest = source/folder/'manifest.json'
+        known = json.loads(manifest.read_text()) if manifest.exists() else {}
         for f in files_in(source/folder):
             if re.fullmatch(DROPPED, f.name): continue
             name = f.relative_to(source)
@@ -112,7 +119,8 @@ def get_data(source, to=None, limit=DATA_LIMIT):
             published = known.get(str(f.relative_to(source/folder)), {}).get('sha256', sha256(f))
             if sums[str(name)] != published:
                 sys.exit(f'{name}: expected sha256 {published}, found {sums[str(name)]}')
-        print(f'{folder:12}{megabytes(*files_in(to/folder)):6.1f} MB, {len(files_in(to/folder))} files')
+        mb, n = megabytes(*files_in(to/folder)), len(files_in(to/folder))
+        print(f'{folder:12}{mb:6.1f} MB, {n} files')
     write(to/'sha256.json', json.dumps(sums, indent=1))
     size, most = megabytes(*files_in(to)), limit/1e6
     print(f'{"together":12}{size:6.1f} MB (at most {most:.0f} MB)')
@@ -124,49 +132,15 @@ def verify_data(folder):
     sums = json.loads((folder/'sha256.json').read_text())
     return [k for k, v in sums.items() if not (folder/k).is_file() or sha256(folder/k) != v]
 
-# ---------------------------------------------------------------- the plan
+# ------------------------------------------------ the plan
 
-def knobs(nb):
-    "Names that the configuration cells of a notebook set to plain values."
-    out, builtins = {}, dict(dict=dict, tuple=tuple, list=list, range=range, len=len)
-    for c in code_cells(nb):
-        source = ''.join(c['source'])
-        if not re.match(r'(#\|.*\n)*\s*#\s*configuration', source, re.I): continue
-        for node in ast.parse(source).body:
-            if not isinstance(node, ast.Assign): continue
-            try: value = eval(compile(ast.Expression(node.value), nb.name, 'eval'),
-                              {'__builtins__': builtins}, out)
-            except Exception: continue
-            names, many = node.targets[0], isinstance(node.targets[0], ast.Tuple)
-            out.update(zip([n.id for n in names.elts], value) if many else {names.id: value}
-                       if isinstance(names, ast.Name) else {})
-    return out
-
-def find(tree, key, default):
-    "The first value of `key` in nested dicts."
-    if not isinstance(tree, dict): return default
-    return tree[key] if key in tree else next((v for t in tree.values()
-                                               if (v := find(t, key, None)) is not None), default)
-
-def cost_42(k, cores, before):
-    full = k['SIZES']['full']
-    copies, steps = sum(1 if m == 'direct' else 3 for m in k['MODELS'])/3, find(full, 'max_steps',
-        50_000)
-    n = 2*len(full['seeds'])*copies
-    return [n*steps*s
-            for s in STEP], f'{2*len(full["seeds"])*len(k["MODELS"])} trainings of {steps:,} steps'
-
-def cost_44(k, cores, before):
-    # networks per world: six, and one Prism per number of contexts; by steps and width
-    def work(x):
-        return x['seeds']*sum(6 + len(c) for c in x['contexts'].values())*x['steps']*x['width']
-    k = k['KNOBS']
-    seconds = 2*before*work(k['full'])/work(k['laptop'])/cores     # the stored run used two cores
-    return [seconds*.7, seconds*1.5], f'{k["full"]["seeds"]*len(k["full"]["contexts"])} worlds, on {cores} processor cores if it uses them'
-
-def cost_50(k, cores, before): return [before*.5, before*1.5], 'timings on the processor'
-
-COSTS = {'42': cost_42, '44': cost_44, '50': cost_50}
+def cost(nb, before):
+    "Seconds at best and at worst, and what is computed: a study's steps, else as long as before."
+    record()                                       # this tree on the path
+    from gxprism.study import study_of
+    try: steps = [x.budget for x in study_of(nb).here() if x.budget]
+    except ValueError: return [before*.5, before*1.5], 'as long as before'
+    return [sum(steps)*s for s in STEP], f'{len(steps)} trainings, {sum(steps):,} steps in all'
 
 def laptop_seconds(nb):
     "Wall time of the stored result of a notebook at laptop size, else None."
@@ -182,14 +156,14 @@ def calls(allowed, most):
         left -= m
     return out
 
-def plan(minutes, only, budget, cores=16):
+def plan(minutes, only, budget):
     "One row per notebook: allowed minutes, estimated minutes, what is computed, does it fit."
     rows, numbers = [], {k: m for k, m in minutes.items() if not only or k in only}
     in_call = {k: i + 1 for i, ks in enumerate(calls(numbers, budget)) for k in ks}
     for k, m in numbers.items():
         nb = notebook(k)
         row = [in_call[k], nb.stem if nb else f'{k}: not there yet', m]
-        try: (low, high), what = COSTS[k](knobs(nb), cores, laptop_seconds(nb))
+        try: (low, high), what = cost(nb, laptop_seconds(nb))
         except Exception as e: rows.append([*row, '?', 'not estimated', '?']); continue
         fits = 'yes' if high < 60*m else 'no' if low > 60*m else 'perhaps'
         rows.append([*row, f'{low/60:.1f} to {high/60:.1f}', what, fits])
@@ -198,10 +172,11 @@ def plan(minutes, only, budget, cores=16):
 def print_plan(a):
     rows = plan(a.minutes, a.only, a.budget)
     print(table(rows, ('call', 'notebook', 'allowed min', 'estimated min', 'full size', 'fits')))
-    print(f'{sum(r[2] for r in rows):.1f} minutes in {max((r[0] for r in rows), default=0)} calls of at most {a.budget:g} minutes; '
-          f'estimates: {STEP[0]*1e3:g} to {STEP[1]*1e3:g} ms per step of Prism, a third for direct fusion')
+    n = max((r[0] for r in rows), default=0)
+    print(f'{sum(r[2] for r in rows):.1f} minutes in {n} calls of at most {a.budget:g} minutes; '
+          f'estimates: {STEP[0]*1e3:g} to {STEP[1]*1e3:g} ms per step')
 
-# ---------------------------------------------------------------- what is there, what may be replaced
+# ------------------------------------------------ what is there, what may be replaced
 
 def provenance(nb):
     "Experiment -> provenance of the stored results of a notebook."
@@ -218,7 +193,7 @@ def finished(nb, size, kind, done):
     "Whether the results of a notebook are fresh, large enough and from this kind of device."
     mine = provenance(nb)
     stale = [s for s in record().stale() if s.split('.json')[0] in mine]
-    # a notebook that measures the processor says so itself; that it ran on this machine is on record
+    # a notebook that measures the processor says so itself; that it ran here is on record
     good = lambda e, p: SIZES.index(p['size']) >= SIZES.index(size) and (p['kind'] == kind
         or kind == 'CPU' or done.get(e) == p['run'])
     return bool(mine) and not stale and all(good(e, p) for e, p in mine.items())
@@ -228,14 +203,16 @@ def configurations():
     return {f for f in files_in(ROOT/'.gxprism') if re.fullmatch(r'[0-9a-f]{20}\.json', f.name)
             and HERE not in f.parents}
 
-# ---------------------------------------------------------------- on the machine: install, device, checks
+# ------------------------------------------------ on the machine: install, device, checks
 
 def install(wheels):
     "Folder of packages for PYTHONPATH, filled from the carried wheels where something is missing."
     missing = [m for m in NEEDED if importlib.util.find_spec(m) is None]
     found = sorted(wheels.glob('*.whl'))
     if not missing: say('packages: everything needed is installed'); return None
-    if not found: sys.exit(f'packages: {" ".join(missing)} missing, and no wheels in {wheels.relative_to(ROOT)}: run `make wheels` where there is a network')
+    if not found:
+        sys.exit(f'packages: {" ".join(missing)} missing, and no wheels in '
+                 f'{wheels.relative_to(ROOT)}: run `make wheels` where there is a network')
     names = hashlib.sha256(' '.join(w.name for w in found).encode()).hexdigest()[:12]
     site = Path(tempfile.gettempdir())/f'gxprism-packages-{names}'
     if not (site/'ready').exists():
@@ -244,7 +221,8 @@ def install(wheels):
                         '--disable-pip-version-check', '--root-user-action=ignore', '--upgrade',
                         '--target', site, *found], check=True)
         (site/'ready').touch()
-    code = 'import importlib.util, sys; print(*[m for m in sys.argv[1:] if importlib.util.find_spec(m) is None])'
+    code = ('import importlib.util, sys; '
+            'print(*[m for m in sys.argv[1:] if importlib.util.find_spec(m) is None])')
     still = subprocess.run([sys.executable, '-c', code, *NEEDED],
                            env=os.environ | {'PYTHONPATH': str(site)}, capture_output=True,
                            text=True)
@@ -278,7 +256,8 @@ d = dict(gpu=gpu, torch=torch.__version__, cuda=torch.version.cuda)
 if gpu:
     p = torch.cuda.get_device_properties(0)
     torch.ones(8, device='cuda').sum().item()
-    d |= dict(name=p.name, gib=round(p.total_memory/2**30), capability=f'{p.major}.{p.minor}', count=torch.cuda.device_count())
+    d |= dict(name=p.name, gib=round(p.total_memory/2**30), capability=f'{p.major}.{p.minor}',
+              count=torch.cuda.device_count())
 print(json.dumps(d))
 '''
 
@@ -288,7 +267,8 @@ def device(allow_cpu, env=None):
     if p.returncode: sys.exit('device: ' + (p.stderr.strip().splitlines() or ['unknown error'])[-1])
     d = json.loads(p.stdout.strip().splitlines()[-1])
     if not d['gpu'] and not allow_cpu:
-        sys.exit(f'device: expected a GPU, found none (torch {d["torch"]}, CUDA {d["cuda"]}); --allow-cpu for a rehearsal')
+        sys.exit(f'device: expected a GPU, found none (torch {d["torch"]}, CUDA {d["cuda"]}); '
+                 '--allow-cpu for a rehearsal')
     say('device:',
         f'{d["name"]}, {d["gib"]} GiB, capability {d["capability"]}, {d["count"]} of them'
         if d['gpu'] else 'CPU (rehearsal)',
@@ -317,7 +297,7 @@ def scan_errors(name, dtype, where, thin):
     return max(e if e == e else float('inf') for e in out)
 
 def prism_step(where, precision, genes, state=None):
-    "Loss and gradients of one step of Prism at the paper's settings, and its parameters after AdamW."
+    "Loss and gradients of one step of Prism, paper preset, and its parameters after AdamW."
     import torch
     from gxprism.store import Batch
     import gxprism.prism
@@ -338,7 +318,7 @@ def prism_step(where, precision, genes, state=None):
                                                    for p in model.parameters()])
 
 def run_checks():
-    "Compare kernels and one training step with the reference; exit status 1 where something differs."
+    "Compare kernels and one training step with the reference; exit status 1 where they differ."
     import torch
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     from gxprism.scan import available_backends
@@ -353,9 +333,12 @@ def run_checks():
     for name in [chosen] if chosen else [b for b in available_backends(where) if b != 'reference']:
         for dtype, most in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
             for thin in (False, True):
-                what = f'scan {name}, {str(dtype).split(".")[1]}{", thin dt" if thin else ""}, both directions, with gradients'
+                kind = str(dtype).split('.')[1] + ', thin dt'*thin
+                what = f'scan {name}, {kind}, both directions, with gradients'
                 try: tell(what, scan_errors(name, dtype, where, thin), most)
-                except Exception as e: failed += 1; print(f'FAILED {what}: {type(e).__name__}: {str(e)[:300]}', flush=True)
+                except Exception as e:
+                    failed += 1
+                    print(f'FAILED {what}: {type(e).__name__}: {str(e)[:300]}', flush=True)
     loss, grads, _ = prism_step('cpu', 'float32', 2)
     for precision, most in (('float32', 2e-3), ('bf16', 1e-1)):
         l, g, p = prism_step(where, precision, 2)
@@ -363,13 +346,14 @@ def run_checks():
              abs(l - loss)/abs(loss) if l == l else float('inf'), most)
         tell(f'Prism, paper preset, {precision} on {where}: gradient',
              ((g - grads).norm()/grads.norm()).item(), most)
-        tell(f'Prism, paper preset, {precision} on {where}: share of parameters not finite after a step', 1 - p.isfinite().float().mean().item(), 0)
+        tell(f'Prism, paper preset, {precision} on {where}: share of parameters not finite '
+             'after a step', 1 - p.isfinite().float().mean().item(), 0)
     sys.exit(bool(failed))
 
-# ---------------------------------------------------------------- one notebook
+# ------------------------------------------------ one notebook
 
 def execute(nb, copy, reading):
-    "Execute a notebook into `copy`; exit status 0 done, 3 a run cell failed, 4 a reading cell failed."
+    "Execute a notebook into `copy`; exit status 0 done, 3 a run cell failed, 4 a reading cell."
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -434,7 +418,7 @@ def descendants(pid):
     return out[1:]
 
 def watched(argv, env, seconds):
-    "Run a command with a time limit, its output line by line in the log; exit status, 124 if out of time."
+    "Run a command with a time limit, its output in the log; exit status, 124 if out of time."
     p = subprocess.Popen([str(x) for x in argv], cwd=ROOT, env=env, stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, text=True, errors='replace')
     echo = threading.Thread(target=lambda: [say('   ', l.rstrip()) for l in p.stdout
@@ -492,7 +476,7 @@ def one(nb, size, kind, seconds, env):
     if status == 4: return 'claims fail', f'{swept}; numbers in aside/{nb.stem}, tree unchanged'
     return 'failed', f'exit status {status}; {swept}; see the log'
 
-# ---------------------------------------------------------------- what goes home
+# ------------------------------------------------ what goes home
 
 def keepsakes(root, limit):
     "Files below .gxprism by which a later call continues: small ones first, whole runs or none."
@@ -501,7 +485,7 @@ def keepsakes(root, limit):
         if {'gpu', 'store',
             'cells'} & set(f.relative_to(root).parts[:-1]) or runs & set(f.parents): continue
         if f.stat().st_size < 1e6: groups.append((0, [f]))
-    lost = []            # a simulated cell line drawn anew is another data set: what was trained on it stays only with it
+    lost = []     # a cell line drawn anew is another data set: what was trained on it stays with it
     for d in [d for d in sorted(root.rglob('cells')) if (d/'genes.tsv').exists()]:
         if sum(f.stat().st_size
                for f in files_in(d)) < limit/2: groups.append((1, files_in(d))); continue
@@ -549,8 +533,10 @@ def collect(out, rows, a, good):
             pack(out/f'state-{n}.tar', part, ROOT)
             part, size = [], 0
         if f: part.append(f); size += f.stat().st_size
-    say(f'collected: {len(good)} notebooks, {len(mine)} results, {len(files)} files of state ({megabytes(*files):.1f} MB, {left} files left out)')
-    write(out/'log.txt', '\n'.join(say(f'output: {len(files_in(out))} files, {megabytes(*files_in(out)):.1f} MB')) + '\n')
+    say(f'collected: {len(good)} notebooks, {len(mine)} results, {len(files)} files of state '
+        f'({megabytes(*files):.1f} MB, {left} files left out)')
+    lines = say(f'output: {len(files_in(out))} files, {megabytes(*files_in(out)):.1f} MB')
+    write(out/'log.txt', '\n'.join(lines) + '\n')
     return text
 
 def members(t):
@@ -604,7 +590,16 @@ def take(folder):
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
     for f in folder.glob('state-*.tar'): shutil.copy(f, state/f.name)
-    print(f'{len(files_in(state))} parts of state in {state.relative_to(ROOT)}: carry them along to continue')
+    print(f'{len(files_in(state))} parts of state in {state.relative_to(ROOT)}: '
+          'carry them along to continue')
+    restore(state)
+    record()
+    from gxprism.study import gather, study_of, work_folder
+    for nb in sorted(NBS.glob('4[0-9]_exp_*.ipynb')):       # trainings are added, none is replaced
+        try: study = study_of(nb)
+        except ValueError: continue
+        n = gather(study, work_folder(study.name), notebook=nb.name)
+        print(f'{study.name}: {n} trainings added')
 
 def read_only(number):
     "Execute the reading cells of a notebook in place; the run cells keep what they have."
@@ -617,7 +612,7 @@ def read_only(number):
           + ('reading cells executed' if status == 0 else f'left as it was, exit status {status}'))
     return status
 
-# ---------------------------------------------------------------- all of it
+# ------------------------------------------------ all of it
 
 def scratch(to):
     "A copy of the tree without results, for rehearsals; the one that is there is continued."
