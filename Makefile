@@ -1,6 +1,7 @@
 # make run [DATA=folder]   the main job: store, direct fusion and Prism, scores, figures
 # make test                every check of the project; ends with "N passed, N failed"
 # make notebooks           execute every notebook in place (minutes to an hour)
+# make faults             everything that 51_faults breaks, not the twentieth of make test
 # make evidence [STUDY=42] [HOURS=2]   train what is missing of the experiments; stop at any time, go on later
 # make wheels              download what a machine with a GPU and no network lacks
 # make gpu-data DATA=...   compact, verified copy of the real data for it
@@ -27,6 +28,10 @@ notebooks: .venv/ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+faults: .venv/ready
+	cd nbs && GXPRISM_FAULTS=all ../$(BIN)/jupyter execute --timeout=-1 --inplace 51_faults.ipynb
+	$(BIN)/nbdev_clean
+
 evidence: .venv/ready
 	$(BIN)/python -c 'import gxprism.study as s; s.main()' $(STUDY) $(if $(HOURS),--hours $(HOURS))
 
@@ -45,4 +50,4 @@ gpu:
 gpu-take: .venv/ready
 	$(BIN)/python .ci/gpu.py --take $(FROM)
 
-.PHONY: run test notebooks evidence wheels gpu-data gpu-plan gpu gpu-take
+.PHONY: run test notebooks faults evidence wheels gpu-data gpu-plan gpu gpu-take

@@ -93,6 +93,7 @@ def _prepare(a):
 
 def _train(a):
     import inspect
+    from gxprism.state import read_json
     from gxprism.store import GeneStore
     from gxprism.train import fit
     _threads(a)
@@ -105,7 +106,7 @@ def _train(a):
               device=a.device, progress=a.progress, **given | more)
     done = run/'done.json'
     if not done.exists(): return print(f'run {run}: stopped; the same command continues')
-    print(f'run {run}: ' + ', '.join(f'{k} {v}' for k, v in json.loads(done.read_text()).items()))
+    print(f'run {run}: ' + ', '.join(f'{k} {v}' for k, v in read_json(done).items()))
 
 def _threads(a):
     "Limit torch to the threads that were asked for."
@@ -138,10 +139,11 @@ def _check(a):
     if not (a.data or a.store): raise ValueError('expected --data or --store')
     if a.data:
         from gxprism.check import check
-        if faults := check(a.data).faults: raise ValueError('; '.join(faults))
+        if faults := check(a.data, a.page).faults: raise ValueError('; '.join(faults))
     if a.store:
         from gxprism.store import check_store
-        print(check_store(a.store))
+        if faults := check_store(a.store): raise ValueError(f'{a.store}: ' + '; '.join(faults))
+        print(f'store {a.store}: every file is as it was written')
 
 def _init(a):
     from gxprism.intake import init
@@ -170,6 +172,26 @@ def _classical(
     y, split = store.genes[target].to_numpy(float), store.genes[fold].to_numpy()
     return {k: fit_classical(k, x, y, split, seed=0) for k in ('mean', 'ridge', 'boosting')}
 
+def _labelled(genes, target, fold):
+    "Refuse a fold that lacks labelled genes in one of its parts."
+    for part in ('train', 'valid', 'test'):
+        if not (genes[target].notna() & (genes[fold] == part)).any():
+            raise ValueError(f'fold {fold}: expected labelled {part} genes for target '
+                             f'{target!r}, found none')
+
+def _possible(a, spec):
+    "Refuse what `run` cannot do with a data set, before anything is read but its gene table."
+    from gxprism.genes import read_genes
+    from gxprism.train import PRESETS
+    t, chosen = spec.genes, {}
+    for k, value, names, first in (
+            ('preset', a.preset, [*PRESETS], None), ('fold', a.fold, t.folds, t.default_fold),
+            ('target', a.target, [x.column for x in t.targets], None)):
+        chosen[k] = value if value is not None else first or next(iter(names), None)
+        if chosen[k] not in names:
+            raise ValueError(f'{k}: expected one of {list(names)}, found {chosen[k]!r}')
+    _labelled(read_genes(spec.root/t.file, t), chosen['target'], chosen['fold'])
+
 def _score_all(
     a,                # arguments of `run`
     spec, store,      # data set and its store
@@ -179,10 +201,7 @@ def _score_all(
     import pandas as pd
     from gxprism.train import configure, evaluate, fit, predict
     cfg, g = configure(store, 'direct', a.preset, a.target, a.fold, seed=a.seed)[1], store.genes
-    for part in ('train', 'valid', 'test'):           # before anything is trained
-        if not (g[cfg.target].notna() & (g[cfg.fold] == part)).any():
-            raise ValueError(f'fold {cfg.fold}: expected labelled {part} genes for target '
-                             f'{cfg.target!r}, found none')
+    _labelled(g, cfg.target, cfg.fold)
     base = g[['gene_id', 'chrom']].assign(split=g[cfg.fold], observed=g[cfg.target])
     tables = {k: base.assign(direct=v, adjusted=float('nan'))
               for k, v in _classical(spec, store, cfg.target, cfg.fold).items()}
@@ -204,8 +223,10 @@ def _run(a):
     data = Path(a.data) if a.data else work/'simulated'
     if not a.data and not data.exists(): simulate(data, progress=a.progress)
     spec = DatasetSpec.read(data)
+    for f in spec.outside(): print(f'{data}: reads {f}, which lies outside')
     if not re.fullmatch(r'\w[\w.+ -]*', spec.name):
         raise ValueError(f'{data}: name: expected letters, digits and . + - _, found {spec.name!r}')
+    _possible(a, spec)
     work = work/spec.name
     store = prepare(spec, work/'store', workers=os.cpu_count() or 1, overwrite=True,
                     progress=a.progress)
@@ -279,6 +300,7 @@ def _data_commands(add):
     _options(p, '--store')
     p = add('check', _check, 'look at everything in a data set, or verify every number of a store')
     p.add_argument('--data', help='folder with a dataset.json, or the file')
+    p.add_argument('--page', help='HTML page to write about the data set')
     p.add_argument('--store', help='folder of a store')
     _options(p)
 

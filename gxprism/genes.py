@@ -203,9 +203,9 @@ def _places(
         where = f'line {lines[i]}'
         for column, word in ((spec.id, id_), (spec.chrom, chrom)):
             if not word.strip(): bad.append(f'{where}: {column} is blank')
-            elif word != word.strip() or not word.isprintable():
-                bad.append(f'{where}: {column} is {word!r}, expected no blank at an end'
-                           ' and no hidden character')
+            elif word != word.strip() or not word.isprintable() or '"' in word:
+                bad.append(f'{where}: {column} is {word!r}, expected no blank at an end,'
+                           ' no hidden character and no quote')
         if not id_.strip(): pass
         elif id_ in first:
             bad.append(f'{where}: {spec.id} {id_!r} stands already in line {first[id_]}')

@@ -421,6 +421,15 @@ def _check_index(text, index, name):
     if text.size - at > 1 << 20 or text.read(at, 1 << 20).strip():
         raise ValueError(f'{wrong}it does not know what stands behind {chrom}; delete it')
 
+def _check_lines(fai):
+    "Raise a `ValueError` unless an index is a table of names and four whole numbers."
+    with reading(fai, 1 << 28): lines = fai.read_bytes().rstrip(b'\r\n').split(b'\n')
+    form = re.compile(rb'[^\t]+(\t[0-9]{1,18}){4}[\t\r]?')
+    for i, line in enumerate(lines, 1):
+        if not form.fullmatch(line):
+            raise ValueError(f'its index {fai.name}, line {i}: expected a name and four whole'
+                             f' numbers, found {line[:60]!r}; delete it')
+
 def _check_blocks(text, gzi):
     "Raise a `ValueError` unless the index of blocks is that of a bgzip file."
     with reading(gzi): raw = gzi.read_bytes()
@@ -445,6 +454,7 @@ class Genome(Reader):
                 raise ValueError(f'found {fai.name} but no {gzi.name}; '
                                  f'make it with: bgzip -r {self.path.name}')
             if not fai.exists(): self._index(fai, gzi, text.zipped)
+            _check_lines(fai)
             index = self.handle.faidx.index
             if text.zipped: _check_blocks(text, gzi)
             _check_index(text, index, self.path.name)

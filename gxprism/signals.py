@@ -113,8 +113,10 @@ class Track:
     balance:str|None=None
 
     def __post_init__(self):
-        more = [x for k in ('name', 'file') if getattr(self, k) == '' for x in no_text(self, k)]
-        if self.kind in KINDS and KINDS[self.kind].per == 'base':
+        odd = lambda s: isinstance(s, str) and not (s.strip() and s.isprintable())
+        more = [f'{k}: expected a plain text, found {getattr(self, k)!r}'
+                for k in ('name', 'file') if odd(getattr(self, k))]
+        if isinstance(self.kind, str) and self.kind in KINDS and KINDS[self.kind].per == 'base':
             more += [f'{k}: belongs to contact tracks only, found {getattr(self, k)!r}'
                      for k in ('resolution', 'balance') if getattr(self, k) is not None]
         if isinstance(self.missing, float) and abs(self.missing) > float(np.finfo('float32').max):

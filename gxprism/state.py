@@ -107,11 +107,13 @@ def read_json(
         raise ValueError(f'{path}: expected JSON, found a damaged file ({e})') from None
     if not isinstance(d, dict):
         raise ValueError(f'{path}: expected a JSON object, found {type(d).__name__}')
+    if d.pop('seal', None) not in (None, digest({k: v for k, v in d.items() if k != 'seal'})):
+        raise ValueError(f'{path}: was changed after it was written, or is damaged')
     return d
 
 def write_json(path, what):
-    "Write what JSON can hold, whole or not at all; ValueError on numbers that are not finite."
-    text = json.dumps(what, indent=1, allow_nan=False)
+    "Write a dict that JSON can hold, whole, with its seal; ValueError on infinite numbers."
+    text = json.dumps(what | dict(seal=digest(what)), indent=1, allow_nan=False)
     with publish(path) as out: out.write_text(text, encoding='utf-8')
 
 def difference(

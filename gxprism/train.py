@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learn
            'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
-import contextlib, json, math, warnings
+import contextlib, json, math, shutil, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -112,7 +112,8 @@ def configure(
         raise ValueError(f'preset: expected one of {", ".join(PRESETS)}, found {preset!r}')
     there = dict(target=[t.column for t in table.targets], fold=list(table.folds))
     first = dict(target=there['target'][:1], fold=[f for f in (table.default_fold,) if f])
-    where = dict(target=target or ''.join(first['target']), fold=fold or ''.join(first['fold']))
+    where = {k: ''.join(first[k]) if v is None else v
+             for k, v in dict(target=target, fold=fold).items()}
     for k, names in there.items():
         if not names:
             raise ValueError(f'{k}: this data set has no {k} column, and training needs one')
@@ -462,11 +463,19 @@ def fit(
                 nodes)
 
 # %% ../nbs/26_train.ipynb #t035
+@contextlib.contextmanager
+def _made(folder):
+    "Make a folder; on an error it goes again, if nothing is in it."
+    folder.mkdir(parents=True, exist_ok=True)
+    try: yield
+    except BaseException:
+        with contextlib.suppress(OSError): folder.rmdir()
+        raise
+
 def _fit(run, config, net, cfg, store, stream, valid, progress, device, stop_after, devices, nodes):
     "Train `net` in its folder, which no other process may use meanwhile; see `fit`."
-    run.mkdir(parents=True, exist_ok=True)
     many = devices*nodes > 1                       # then these processes share the folder
-    with (contextlib.nullcontext() if many else alone(run)):
+    with _made(run), (contextlib.nullcontext() if many else alone(run)):
         if _claim(run, config): return run
         keeper = _keeper()(run, progress, stream, f'{config["model"]} seed {cfg.seed}')
         try:
@@ -475,6 +484,7 @@ def _fit(run, config, net, cfg, store, stream, valid, progress, device, stop_aft
         except Diverged as e:
             for f in ('config.json', 'model.safetensors', 'last.safetensors'):
                 (run/f).unlink(missing_ok=True)
+            shutil.rmtree(run/'log', ignore_errors=True)
             raise ValueError(f'{run}: {e}') from None
         if speaks and keeper.done == cfg.max_steps:
             write_json(run/'done.json', dict(
