@@ -50,7 +50,7 @@ def check_export_in_sync():
         assert not (bad := differing(LIB, p/'gxprism', '*.py')), f'run nbdev_export: {bad}'
 
 def check_notebooks_clean():
-    "No execution counts, metadata, saved errors, absolute paths or dangling links."
+    "No counts, metadata, saved errors or warnings, absolute paths or dangling links."
     with tempfile.TemporaryDirectory() as t:
         p = copy_of_project(t)
         sh(Path(PY).parent/'nbdev_clean', cwd=p)
@@ -60,6 +60,7 @@ def check_notebooks_clean():
         outs = [o for c in d['cells'] for o in c.get('outputs', [])]
         assert not any(o['output_type'] == 'error'
                        for o in outs), f'{nb.name}: a saved output is an error'
+        assert not any(o.get('name') == 'stderr' for o in outs), f'{nb.name}: saved stderr'
         text = json.dumps([c['source'] for c in d['cells']]) + json.dumps([o for o in outs
             if 'image/png' not in o.get('data', {})])
         assert not (m := re.search(r'/(root|home|tmp|Users)/[\w.]+',

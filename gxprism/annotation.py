@@ -295,28 +295,28 @@ def mrna_parts(
     annotation:Annotation, # with pieces
     genes:pd.DataFrame,    # of `choose_tss`, chromosomes as the genome spells them
     genome:Genome,         # the bases
-# by gene_id: lengths in bases, GC 0 to 1 (NaN: no such part), exons per kb
-)->pd.DataFrame:
+)->pd.DataFrame:           # by gene_id: lengths in bases, GC 0 to 1 (NaN: no part), exons per kb
     "Measure the parts of each gene's chosen transcript; raw numbers, named as Xpresso's."
-    groups = {k: v for k,
-              v in annotation.pieces[annotation.pieces.row.isin(genes.row)].groupby('row')}
+    p = annotation.pieces[annotation.pieces.row.isin(genes.row)].sort_values(['row', 'start'])
+    row, coding, start, end = (p[c].to_numpy() for c in ('row', 'coding', 'start', 'end'))
+    first, last = (np.searchsorted(row, genes.row, side) for side in ('left', 'right'))
+    size = lambda parts: int(sum(b - a for a, b in parts))
     def gc(chrom, parts):
         codes = np.concatenate([genome.fetch(chrom, a, b) for a, b in parts] or [[]])
         known = codes[codes < 4]
         return float(np.isin(known, (1, 2)).mean()) if len(known) else np.nan
     rows = []
-    for g in genes.itertuples():
-        p = groups[g.row].sort_values('start')
-        e, c = p[~p.coding], p[p.coding]
-        lo, hi = (c.start.min(), c.end.max()) if len(c) else (e.end.max(), e.end.max())
-        left, right = _clip(e.start, e.end, 0, lo), _clip(e.start, e.end, hi, e.end.max())
-        if not len(c): left, right = [], []
+    for g, i, j in zip(genes.itertuples(), first, last):
+        one = coding[i:j]
+        a, b = start[i:j][~one], end[i:j][~one]
+        left, cds, right = [], [], []
+        if one.any():
+            lo, hi = start[i:j][one].min(), end[i:j][one].max()
+            left, cds, right = (_clip(a, b, *ends) for ends in ((0, lo), (lo, hi), (hi, b.max())))
         utr5, utr3 = (left, right) if g.strand == '+' else (right, left)
-        cds = _clip(e.start, e.end, lo, hi) if len(c) else []
-        size = lambda parts: sum(b - a for a, b in parts)
-        intron = int(e.end.max() - e.start.min() - size(zip(e.start, e.end)))
-        rows.append([size(utr5), size(cds), intron, size(utr3), gc(g.chrom, utr5), gc(g.chrom, cds),
-                     gc(g.chrom, utr3), 1000 * len(cds) / size(cds) if cds else 0.])
+        rows.append([size(utr5), size(cds), b.max() - a.min() - (b - a).sum(), size(utr3),
+                     *(gc(g.chrom, parts) for parts in (utr5, cds, utr3)),
+                     1000 * len(cds) / size(cds) if cds else 0.])
     return pd.DataFrame(rows, pd.Index(genes.gene_id, name='gene_id'), MRNA_FEATURES, dtype=float)
 
 # %% ../nbs/13_annotation.ipynb #an33

@@ -8,7 +8,8 @@ __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complemen
            'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
-import errno, fcntl, hashlib, json, math, os, re, shutil, stat, struct, tempfile, time, zlib
+import errno, fcntl, hashlib, json, math, os, re, shutil, stat, struct, tempfile, time
+import warnings, zlib
 from bisect import bisect_right
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
@@ -243,7 +244,7 @@ def _workplace(target):
         work = Path(tempfile.mkdtemp(prefix=f'.{target.name}.partial-', dir=target.parent))
         lock = open(work/'lock', 'w')
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: pass               # swept before it was ours
+        except BlockingIOError: lock.close(); continue # being swept: another one
         except OSError: return work, lock          # a place without locks: never swept
         if (work/'lock').exists(): return work, lock
         lock.close()
@@ -463,7 +464,9 @@ class Genome(Reader):
 
     def _open(self):
         import pyfaidx
-        return pyfaidx.Fasta(str(self.path), rebuild=False, as_raw=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')       # "older than": the index was looked into instead
+            return pyfaidx.Fasta(str(self.path), rebuild=False, as_raw=True)
 
     def fetch(
         self,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMS', 'ROLES', 'LOGS', 'KINDS', 'DIVISORS', 'read_json', 'check_keys', 'no_text', 'Kind', 'Track', 'BigWig',
-           'FastBigWig', 'bigwig_reader', 'fill', 'expand', 'touched_bins', 'Contacts', 'ContactProfiles', 'open_track']
+           'FastBigWig', 'bigwig_reader', 'fill', 'spread', 'expand', 'touched_bins', 'Contacts', 'ContactProfiles',
+           'open_track']
 
 # %% ../nbs/02_signals.ipynb #c003
 import json, math, os, struct
@@ -116,7 +117,7 @@ class Track:
         if self.kind in KINDS and KINDS[self.kind].per == 'base':
             more += [f'{k}: belongs to contact tracks only, found {getattr(self, k)!r}'
                      for k in ('resolution', 'balance') if getattr(self, k) is not None]
-        if isinstance(self.missing, float) and abs(self.missing) > np.finfo('float32').max:
+        if isinstance(self.missing, float) and abs(self.missing) > float(np.finfo('float32').max):
             more.append(f'missing: expected at most 3.4e38, found {self.missing!r}')
         known = dict(role=ROLES, transform=TRANSFORMS, kind=KINDS)
         validate(self, dict(resolution=1), choices=known, more=more, where=f'track {self.name!r}')
@@ -271,6 +272,17 @@ def fill(
     return np.where(gap, np.asarray(missing, dtype=values.dtype), values), int(gap.sum())
 
 # %% ../nbs/02_signals.ipynb #c026
+def spread(
+    values:np.ndarray, # value per bin of `n` windows; `(n, b)`
+    first:np.ndarray,  # number of each first bin, bin = coordinate // size; `(n,)`
+    size:int,          # bases in a bin
+    start:np.ndarray,  # coordinate of each window's first base; `(n,)`
+    window:int,        # bases wanted
+)->np.ndarray:         # value per base; `(n, window)`
+    "Copy each bin's value to the bases it covers, for many windows at once."
+    bins = (start[:, None] + np.arange(window))//size - first[:, None]
+    return np.take_along_axis(values, bins, 1)
+
 def expand(
     profile:np.ndarray,   # one value a bin, NaN kept; `(bins,)`
     first_bin:int,        # number of the first bin: its bases begin at `first_bin * bin_size`
@@ -286,7 +298,8 @@ def expand(
         last = first_bin + len(profile) - 1
         raise ValueError(f'bases [{start}, {end}) need bins {at[0] + first_bin} to'
                          f' {at[-1] + first_bin}; found {first_bin} to {last}')
-    values = np.asarray(profile)[at]
+    values = np.asarray(profile)
+    values = spread(values[None], np.array([first_bin]), bin_size, np.array([start]), len(at))[0]
     beyond = (bases < 0) if chrom_length is None else (bases < 0) | (bases >= chrom_length)
     return np.where(beyond, values.dtype.type(np.nan), values) if beyond.any() else values
 

@@ -118,9 +118,8 @@ class Download:
         retries:int=5,      # further attempts after a broken connection
         wait:float=1.,      # seconds between attempts
     ):
-        self.part, self.tag = part, part.with_name(part.name + '.tag')
-        self.size, self.progress, self.auth = size, progress, auth
-        self.retries, self.wait = retries, wait
+        self.part, self.tag, self.wait = part, part.with_name(part.name + '.tag'), wait
+        self.size, self.progress, self.auth, self.retries = size, progress, auth, retries
 
     def __call__(self, url):
         from requests.exceptions import RequestException

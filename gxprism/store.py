@@ -21,7 +21,7 @@ from torch import Tensor
 from .sequence import (Genome, digest, find_chrom, orient, publish, reading, recover,
                               resolve_chrom)
 from .signals import (KINDS, LOGS, BigWig, ContactProfiles, FastBigWig, Track, bigwig_reader,
-                             check_keys, fill, no_text, open_track, read_json)
+                             fill, no_text, open_track, read_json, spread)
 from .genes import GeneTableSpec, read_genes, split_indices
 
 # %% ../nbs/04_store.ipynb #c009
@@ -501,17 +501,6 @@ def _take(
     whole = isinstance(c, slice) and window == stored.shape[1]
     return stored.take(r, 0) if whole else stored[r, c]
 
-def _expand_contacts(
-    values:np.ndarray,   # contact per bin; `(n, b)`
-    first:np.ndarray,    # number of the first bin, bin = coordinate // size; `(n,)`
-    size:int,            # bin size in bases
-    start:np.ndarray,    # coordinate of each window's first base; `(n,)`
-    window:int,          # bases wanted
-)->np.ndarray:           # contact per base; `(n, window)`
-    "Copy each bin's contact to the bases it covers."
-    bins = (start[:, None] + np.arange(window))//size - first[:, None]
-    return np.take_along_axis(values, bins, 1)
-
 # %% ../nbs/04_store.ipynb #c031
 def changed_sources(
     manifest:dict, # of a store
@@ -559,8 +548,8 @@ class GeneStore:
         with reading(self.path, folder=True):
             self.table = GeneTableSpec.from_dict(m['spec']['genes'])
             self.tracks = tuple(Track.from_dict(t) for t in m['spec']['tracks'])
-            self.window, self.margin, self._oriented = m['window'], m['margin'], False
-            self.genes = pd.read_parquet(self.path/'genes.parquet')
+            self.window, self.margin, self.is_oriented = m['window'], m['margin'], False
+            self.genes = pd.read_parquet((self.path/'genes.parquet').absolute())  # no ~ here
             self._id, self._strand, self._tss = (self.genes[c].to_numpy(kind) for c, kind in (
                 ('gene_id', object), ('strand', object), ('tss', None)))
             # a plain view: cheaper to index
@@ -598,13 +587,13 @@ class GeneStore:
 @patch(as_prop=True)
 def fingerprint(self:GeneStore)->str: # sha256
     "Identity of the content: equal for equal files and settings, wherever they lie."
-    return digest(_core(self.manifest) | (dict(oriented=True) if self._oriented else {}))
+    return digest(_core(self.manifest) | (dict(oriented=True) if self.is_oriented else {}))
 
 @patch
 def oriented(self:GeneStore)->GeneStore: # the same arrays; another fingerprint
     "A view that shows every gene in its own direction, 5' to 3' (ours, not the paper's)."
     view = copy.copy(self)
-    view._oriented = True
+    view.is_oriented = True
     return view
 
 @patch
@@ -630,7 +619,7 @@ def signals(self:GeneStore,
         else:
             v, first, size = next(contacts)
             start = self._tss[rows] - window//2 + np.asarray(shift)
-            x = _expand_contacts(v[rows], first[rows], size, start, window)
+            x = spread(v[rows], first[rows], size, start, window)
         if out is not values or t.transform != 'none': out[..., i] = t.apply(x)
     return out
 
@@ -652,7 +641,7 @@ def batch(self:GeneStore,
     seq = np.ascontiguousarray(_take(self._seq, rows, l, shift))
     signals, features = self.signals(rows, l, shift), self._features[rows]
     b = Batch(*map(torch.from_numpy, (seq, signals, features, y)), gene_id=tuple(self._id[rows]))
-    if not self._oriented: return b
+    if not self.is_oriented: return b
     seq, signals = orient(b.seq, b.signals, self._strand[rows])
     return b.replace(seq=seq, signals=signals)
 

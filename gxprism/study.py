@@ -4,22 +4,18 @@
 
 # %% auto #0
 __all__ = ['System', 'systems', 'real', 'simulated', 'Study', 'miniature', 'train_network', 'train_classical', 'numbers',
-           'spec_of', 'train_system', 'plain', 'workers', 'free_cores', 'sweep', 'slug', 'read_rows', 'gather',
-           'study_of', 'train_one_system', 'work_folder', 'run_study', 'main', 'Evidence', 'evidence', 'predicted',
-           'scores_table', 'compare', 'old_seeds', 'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'false_alarms']
+           'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'gather', 'study_of', 'train_one_system',
+           'work_folder', 'run_study', 'main', 'Evidence', 'evidence', 'predicted', 'scores_table', 'compare',
+           'old_seeds', 'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'false_alarms']
 
 # %% ../nbs/29_study.ipynb #s003
 import argparse
 import ast
-import importlib
 import json
-import multiprocessing
 import os
 import re
 import sys
 import time
-import traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,17 +23,17 @@ from types import ModuleType
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from .sequence import digest, publish
 from .genes import split_indices
 from .store import DatasetSpec, GeneStore, prepare
 from .metrics import METRICS, blocks, compare as paired, holm, power, scores
-from .record import (Results, cores, find_notebook, flat_row, library_fingerprint, load,
-                            origin, repo_root, results_folder, source_fingerprint)
+from .record import (Results, find_notebook, flat_row, library_fingerprint, load, origin,
+                            repo_root, results_folder, source_fingerprint)
 from .render import simulate
 from .features import expecto_features, gene_features
 from .classical import CLASSICAL, fit_classical
+from .jobs import free_cores, sweep
 
 # %% ../nbs/29_study.ipynb #s006
 @dataclass(frozen=True)
@@ -242,136 +238,6 @@ def plain(
     rows = {k: list(flat_row({str(i): x for i, x in enumerate(v)}, f'{where}, {k}').values())
             for k, v in lists.items()}
     return {k: rows.get(k, flat.get(k)) for k in answers}
-
-# %% ../nbs/29_study.ipynb #c010b
-def workers(
-    default:int=1, # number where the environment asks for none
-)->int:            # processes that may train side by side
-    "The number that GXPRISM_PROCESSES asks for, else `default`."
-    chosen = os.environ.get('GXPRISM_PROCESSES') or str(default)
-    if not chosen.isdigit() or int(chosen) < 1:
-        raise ValueError(f'GXPRISM_PROCESSES: expected a whole number from 1, found {chosen!r}')
-    return int(chosen)
-
-
-def free_cores()->int: # at least 1
-    "Cores that nobody uses at the moment, as far as the system tells."
-    busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0
-    return max(1, round(cores() - busy))
-
-# %% ../nbs/29_study.ipynb #c054
-def _resolve(work):
-    "The function behind `work`, itself or its name as 'module:function'."
-    if callable(work): return work
-    module, _, name = str(work).partition(':')
-    try: return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise ValueError(
-            f"work: expected a function or 'module:function', found {work!r} ({e})") from None
-
-
-def _work_name(work):
-    "Name of the function behind `work` as 'module:function', without arguments bound by partial."
-    work = _resolve(work)
-    while hasattr(work, 'func'): work = work.func
-    return f'{work.__module__}:{work.__qualname__}'
-
-
-def _one(config, key, work, path):
-    "Run one configuration and store its rows, or else its error; return the error or None."
-    path, start = Path(path), time.monotonic()
-    failed = path.with_suffix('.failed')
-    try:
-        rows = _resolve(work)(**config)
-        rows = [rows] if isinstance(rows, dict) else list(rows)
-        rows = [{**config, **flat_row(r, f'row {i}')} for i, r in enumerate(rows)]
-        done = dict(config=config, key=key, seconds=round(time.monotonic() - start, 1), rows=rows)
-        with publish(path) as new: new.write_text(json.dumps(done, allow_nan=False))
-        failed.unlink(missing_ok=True)
-    except Exception as e:
-        error = dict(config=config, key=key, error=traceback.format_exc())
-        with publish(failed) as new: new.write_text(json.dumps(error))
-        return f'{type(e).__name__}: {e}'
-
-# %% ../nbs/29_study.ipynb #c056
-def sweep(
-    configs,               # flat dicts, no two alike
-    work,                  # called as `work(**config)`, or its name 'module:function'
-    folder,                # where finished configurations are kept
-    processes:int=1,       # spawned processes; 1 works in this one
-    key:str='',            # what else the answer depends on, such as a data fingerprint
-    keep_going:bool=False, # return the rows there are, where some configurations failed
-    progress=None,         # True or False; default: a bar on a terminal only
-    cluster=None,          # a submitit executor; jobs of a cluster instead of processes
-    until:float=None,      # time (of `time.time`) at which to stop, finished or not
-)->list:                   # rows of all configurations in order, each with its configuration
-    "Run every configuration not yet stored; `RuntimeError` at the end listing those that failed."
-    configs = [flat_row(c, f'config {i}', 17) for i, c in enumerate(configs)]
-    if processes < 1: raise ValueError(f'processes: expected at least 1, found {processes}')
-    name = _work_name(work)
-    importable = not (name.startswith('__main__:') or '<' in name)
-    if processes > 1 and not importable:
-        raise ValueError(f'work: processes need a function of an importable module, found {name}')
-    if importable: processes = workers(processes)
-    texts = [json.dumps([c, key, name], sort_keys=True) for c in configs]
-    twice = [c for i, c in enumerate(configs) if texts[i] in texts[:i]]
-    if twice: raise ValueError(f'configs: expected no two alike, found {twice[0]} more than once')
-    paths = [Path(folder).absolute() / f'{digest(t)[:20]}.json' for t in texts]
-    todo = [(c, key, work, str(p)) for c, p in zip(configs, paths) if not p.is_file()]
-    off, errors = None if progress is None else not progress, {}
-    with tqdm(total=len(configs), initial=len(configs) - len(todo), disable=off,
-              desc='sweep') as bar:
-        jobs = _submit(todo, cluster) if cluster else _work_through(todo, processes, until)
-        for config, error in jobs:
-            if error: errors[json.dumps(config)] = error
-            bar.update(); bar.set_postfix(failed=len(errors), refresh=False)
-    if errors and not keep_going:
-        lines = ''.join(f'\n  {c}: {e}' for c, e in errors.items())
-        raise RuntimeError(f'{len(errors)} of {len(configs)} configurations failed:{lines}')
-    stored = [json.loads(p.read_text(encoding='utf-8')) for p in paths if p.is_file()]
-    return [row for s in stored for row in s['rows']]
-
-# %% ../nbs/29_study.ipynb #c058
-def _share_cores(threads):
-    "Step behind other work, and limit this process to `threads` threads."
-    if hasattr(os, 'nice'): os.nice(10)
-    for lib in ('OMP', 'MKL', 'NUMBA'): os.environ[f'{lib}_NUM_THREADS'] = str(threads)
-    import torch
-    torch.set_num_threads(threads)
-
-
-def _work_through(todo, processes, until=None):
-    "Yield (config, error or None) as configurations finish, in this process or in spawned ones."
-    left = lambda: None if until is None else max(0, until - time.time())
-    if (processes == 1 or len(todo) < 2) and until is None:
-        for t in todo: yield t[0], _one(*t)
-        return
-    processes = min(processes, max(1, len(todo)))
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'), _share_cores,
-                               (max(1, cores() // processes),))
-    try:
-        waiting = {pool.submit(_one, *t): t for t in todo}
-        for done in as_completed(waiting, left()):
-            try: error = done.result()
-            except Exception as e: error = f'{type(e).__name__}: {e}'
-            yield waiting[done][0], error
-    except TimeoutError: pass
-    finally:
-        alive = [p for p in (getattr(pool, '_processes', None) or {}).values() if p.is_alive()]
-        pool.shutdown(wait=False, cancel_futures=True)
-        for p in alive:
-            if not p.join(.5): p.terminate()
-
-# %% ../nbs/29_study.ipynb #n6878717614
-def _submit(todo, executor):
-    "Yield (config, error or None) as the jobs of a cluster finish."
-    from submitit.helpers import as_completed as completed
-    with executor.batch(): jobs = [executor.submit(_one, *t) for t in todo]
-    config = {id(job): t[0] for job, t in zip(jobs, todo)}
-    for job in completed(jobs, poll_frequency=1):
-        try: error = job.result()
-        except Exception as e: error = f'{type(e).__name__}: {e}'
-        yield config[id(job)], error
 
 # %% ../nbs/29_study.ipynb #s031
 def slug(
@@ -592,6 +458,7 @@ def predicted(
     if not folds: p = p[p.fold == p.groupby('fold', sort=False).seed.nunique().idxmax()]
     wide = p.pivot_table(index='gene_id', columns='seed', values=branch, sort=False, dropna=False)
     if folds: wide = wide.loc[:, wide.notna().sum() == wide.notna().sum().max()]
+    wide = wide[np.isfinite(wide).all(axis=1)]
     g = pd.read_parquet(e.folder/f'genes-{slug(data)}.parquet').set_index('gene_id').loc[wide.index]
     y_hat = wide.to_numpy(float).T
     return g, y_hat.mean(0, keepdims=True) if averaged else y_hat, list(wide.columns)
@@ -607,13 +474,14 @@ def scores_table(
     found, rows = {}, e.rows('folds' if folds else 'score')
     if 'data' in rows: rows = rows[rows.data == data]
     for m, t in rows.groupby('model', sort=False) if len(rows) else ():
-        found[m] = dict(t[list(METRICS)].mean(), sd=t.mse.std(), seeds=len(t), n=int(t.n.iloc[0]),
+        means = t[[k for k in METRICS if k in t]].mean()
+        found[m] = dict(means, sd=t.mse.std(), seeds=len(t), n=int(t.n.iloc[0]),
                         since=e.before.provenance.get('moved', ''))
     for m in labels or e.labels(data):
         if (p := predicted(e, data, m, folds)) is None: continue
         t = pd.DataFrame([scores(p[0].observed, x) for x in p[1]])
-        found[m] = dict(t[list(METRICS)].mean(), sd=t.mse.std(), seeds=len(t), n=int(t.n.iloc[0]),
-                        since='')
+        found[m] = dict(t[list(METRICS)].mean(), sd=t.mse.std(), seeds=len(t),
+                        n=int(t.n.iloc[0]), since='')
     t = pd.DataFrame(found).T.rename_axis('model')
     return (t if labels is None else t.loc[[m for m in labels if m in t.index]]).infer_objects(
         ).sort_values('mse')
