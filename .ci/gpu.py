@@ -644,7 +644,7 @@ def all_of_it(a):
                     [('checks', 'failed', round(time.monotonic() - start), 'nothing executed')], a,
                     [])
             return 1
-    print(table(plan(a.minutes, a.only, a.budget, len(os.sched_getaffinity(0))),
+    print(table(plan(a.minutes, a.only, a.budget),
                 ('call', 'notebook', 'allowed min', 'estimated min', 'full size', 'fits')))
     done = json.loads((HERE/'done.json').read_text()) if (HERE/'done.json').exists() else {}
     for k in a.minutes:
