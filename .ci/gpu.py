@@ -598,7 +598,8 @@ def take(folder):
     for nb in sorted(NBS.glob('4[0-9]_exp_*.ipynb')):       # trainings are added, none is replaced
         try: study = study_of(nb)
         except ValueError: continue
-        n = gather(study, work_folder(study.name), notebook=nb.name)
+        n = gather(study, work_folder(study.name), notebook=nb.name,
+                   source=record().source_fingerprint(nb))
         print(f'{study.name}: {n} trainings added')
 
 def read_only(number):
