@@ -4,9 +4,8 @@
 # make evidence [STUDY=42] [HOURS=2]   train what is missing of the experiments; stop at any time, go on later
 # make wheels              download what a machine with a GPU and no network lacks
 # make gpu-data DATA=...   compact, verified copy of the real data for it
-# make gpu-plan            which notebooks run there, in which order, for how long
-# make gpu [GPU='...']     there: check the kernels, execute the experiments at full size, collect
-# make gpu-take FROM=...   bring home what it collected
+# make gpu [GPU='...']     there: check the kernels, train what is missing, time, collect; again to go on
+# make gpu-take FROM=...   add what it collected to the results
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
@@ -36,13 +35,10 @@ wheels: .venv/ready
 gpu-data: .venv/ready
 	$(BIN)/python .ci/gpu.py --data $(DATA)
 
-gpu-plan: .venv/ready
-	$(BIN)/python .ci/gpu.py --plan
-
 gpu:
 	$(PYTHON) .ci/gpu.py $(GPU)
 
 gpu-take: .venv/ready
 	$(BIN)/python .ci/gpu.py --take $(FROM)
 
-.PHONY: run test notebooks evidence wheels gpu-data gpu-plan gpu gpu-take
+.PHONY: run test notebooks evidence wheels gpu-data gpu gpu-take

@@ -249,6 +249,7 @@ def _merge(
         text = json.dumps(keep | dict(counts=counts, arrays=arrays), indent=1)
         (work/'manifest.json').write_text(text, encoding='utf-8')
 
+# %% ../nbs/24_bins.ipynb #c033b
 def _finish(
     parts:Path, out:Path, head:dict, overwrite:bool, # pieces, all there or merged by another
 )->BinFeatures:

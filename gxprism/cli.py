@@ -136,10 +136,11 @@ def _check(a):
     if not (a.data or a.store): raise ValueError('expected --data or --store')
     if a.data:
         from gxprism.check import check
-        if faults := check(a.data).faults: raise ValueError('; '.join(faults))
+        if faults := check(a.data, a.page).faults: raise ValueError('; '.join(faults))
     if a.store:
         from gxprism.store import check_store
-        print(check_store(a.store))
+        if faults := check_store(a.store): raise ValueError(f'{a.store}: ' + '; '.join(faults))
+        print(f'store {a.store}: every file is as it was written')
 
 def _init(a):
     from gxprism.intake import init
@@ -202,6 +203,7 @@ def _run(a):
     data = Path(a.data) if a.data else work/'simulated'
     if not a.data and not data.exists(): simulate(data, progress=a.progress)
     spec = DatasetSpec.read(data)
+    for f in spec.outside(): print(f'{data}: reads {f}, which lies outside')
     if not re.fullmatch(r'\w[\w.+ -]*', spec.name):
         raise ValueError(f'{data}: name: expected letters, digits and . + - _, found {spec.name!r}')
     work = work/spec.name
@@ -277,6 +279,7 @@ def _data_commands(add):
     _options(p, '--store')
     p = add('check', _check, 'look at everything in a data set, or verify every number of a store')
     p.add_argument('--data', help='folder with a dataset.json, or the file')
+    p.add_argument('--page', help='HTML page to write about the data set')
     p.add_argument('--store', help='folder of a store')
     _options(p)
 

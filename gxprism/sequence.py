@@ -244,7 +244,7 @@ def _workplace(target):
         work = Path(tempfile.mkdtemp(prefix=f'.{target.name}.partial-', dir=target.parent))
         lock = open(work/'lock', 'w')
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: pass               # swept before it was ours
+        except BlockingIOError: lock.close(); continue # being swept: another one
         except OSError: return work, lock          # a place without locks: never swept
         if (work/'lock').exists(): return work, lock
         lock.close()

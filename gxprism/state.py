@@ -59,7 +59,8 @@ def write_tensors(
     "Write tensors and a tree whole or not at all."
     tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
     with publish(path) as out:
-        save_file(tensors, out, metadata=dict(tree=json.dumps(tree), digest=_sum(tensors)))
+        try: save_file(tensors, out, metadata=dict(tree=json.dumps(tree), digest=_sum(tensors)))
+        except SafetensorError as e: raise OSError(f'{path}: cannot be written: {e}') from None
 
 def read_tensors(
     path, # file that `write_tensors` wrote

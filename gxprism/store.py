@@ -548,7 +548,7 @@ class GeneStore:
         with reading(self.path, folder=True):
             self.table = GeneTableSpec.from_dict(m['spec']['genes'])
             self.tracks = tuple(Track.from_dict(t) for t in m['spec']['tracks'])
-            self.window, self.margin, self._oriented = m['window'], m['margin'], False
+            self.window, self.margin, self.is_oriented = m['window'], m['margin'], False
             self.genes = pd.read_parquet((self.path/'genes.parquet').absolute())  # no ~ here
             self._id, self._strand, self._tss = (self.genes[c].to_numpy(kind) for c, kind in (
                 ('gene_id', object), ('strand', object), ('tss', None)))
@@ -587,13 +587,13 @@ class GeneStore:
 @patch(as_prop=True)
 def fingerprint(self:GeneStore)->str: # sha256
     "Identity of the content: equal for equal files and settings, wherever they lie."
-    return digest(_core(self.manifest) | (dict(oriented=True) if self._oriented else {}))
+    return digest(_core(self.manifest) | (dict(oriented=True) if self.is_oriented else {}))
 
 @patch
 def oriented(self:GeneStore)->GeneStore: # the same arrays; another fingerprint
     "A view that shows every gene in its own direction, 5' to 3' (ours, not the paper's)."
     view = copy.copy(self)
-    view._oriented = True
+    view.is_oriented = True
     return view
 
 @patch
@@ -641,7 +641,7 @@ def batch(self:GeneStore,
     seq = np.ascontiguousarray(_take(self._seq, rows, l, shift))
     signals, features = self.signals(rows, l, shift), self._features[rows]
     b = Batch(*map(torch.from_numpy, (seq, signals, features, y)), gene_id=tuple(self._id[rows]))
-    if not self._oriented: return b
+    if not self.is_oriented: return b
     seq, signals = orient(b.seq, b.signals, self._strand[rows])
     return b.replace(seq=seq, signals=signals)
 

@@ -176,6 +176,7 @@ def survey_track(
                   {s: bins[strand == s].mean(0) for s in '+-' if (strand == s).any()},
                   'negative values' if low < 0 else '')
 
+# %% ../nbs/13c_survey.ipynb #sv14b
 def _survey_contacts(track, root, genes, lengths, how, sample)->Survey:
     "Look at a contact map; more than one resolution without a choice is a `ValueError`."
     import cooler

@@ -74,8 +74,9 @@ PRESETS = {
                               lr_last=2e-5,
                               precision='32-true', validations=1), passes=8),
     'dna':    dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=60, motif_width=9,
-                              stem='mean', stem_width=128, token_norm=True, phases=3, pool='regions', regions=11,
-                              drop_tokens=.15, drop_head=.3, standardize=True),
+                              stem='mean', stem_width=128, token_norm=True, phases=3,
+                              pool='regions', regions=11, drop_tokens=.15, drop_head=.3,
+                              standardize=True),
                    train=dict(window=1980, batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
                               lr_last=2e-5, weight_decay=.01, ema=.99, max_shift=50,
                               precision='32-true', validations=1), passes=8),
@@ -382,7 +383,7 @@ def store_inputs(
                                           'resolution')
     tracks = [{k: t.get(k) for k in seen} for t in spec['tracks']]
     seen = dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'])
-    return seen | (dict(oriented=True) if store._oriented else {})
+    return seen | (dict(oriented=True) if store.is_oriented else {})
 
 def pick_device(
     name:str='auto', # 'auto', 'cpu' or 'gpu'
