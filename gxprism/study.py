@@ -265,7 +265,7 @@ def read_rows(
         raise ValueError(f'{path.name}: expected format gxprism-study/1, found {found}')
     return head, rows
 
-
+# %% ../nbs/29_study.ipynb #s076
 def finished(
     work,          # working folder of a study
     system:System, # one of its trainings
