@@ -12,8 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE, NBS, SPEED = ROOT/'.gxprism'/'gpu', ROOT/'nbs', ROOT/'data'/'results'/'speed.json'
-FOLDERS, LEFT_OUT = ('k562_hg38', 'gene_text', 'geuvadis', 'sei_names'), r'h3k27ac_ENCFF\w+\.bw'
-IMPORTANCE = '42', '41', '40', '43', '44', '50'
+FOLDERS = 'k562_hg38', 'yeast_r64', 'gene_text', 'geuvadis', 'sei_names'
+LEFT_OUT = r'h3k27ac_ENCFF\w+\.bw'                            # replicates
+IMPORTANCE = '42', '48', '41', '40', '43', '44', '50'
 PIP = sys.executable, '-m', 'pip', '-qq', '--disable-pip-version-check'
 
 def notebook(number): return next(NBS.glob(f'{number}_*.ipynb'))
