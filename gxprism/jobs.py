@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from .sequence import digest, publish
 from .record import cores, flat_row
+from .store import follow
 
 # %% ../nbs/28b_jobs.ipynb #c010b
 def workers(
@@ -110,8 +111,9 @@ def sweep(
     return [row for s in stored for row in s['rows']]
 
 # %% ../nbs/28b_jobs.ipynb #c058
-def _share_cores(threads):
-    "Step behind other work, and limit this process to `threads` threads."
+def _share_cores(threads, parent):
+    "Step behind other work, take `threads` threads at most, and end when the parent is killed."
+    follow(parent)
     if hasattr(os, 'nice'): os.nice(10)
     for lib in ('OMP', 'MKL', 'NUMBA'): os.environ[f'{lib}_NUM_THREADS'] = str(threads)
     import torch
@@ -126,7 +128,7 @@ def _work_through(todo, processes, until=None):
         return
     processes = min(processes, max(1, len(todo)))
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'), _share_cores,
-                               (max(1, cores() // processes),))
+                               (max(1, cores() // processes), os.getpid()))
     try:
         waiting = {pool.submit(_one, *t): t for t in todo}
         for done in as_completed(waiting, left()):
