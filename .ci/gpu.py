@@ -217,7 +217,8 @@ def merge(work):
     now, failed = source_fingerprint(nb), len(list(work.glob('jobs/*.failed')))
     other = [r.parent for r in rows if json.loads(r.read_text())['source'] != now]
     for d in other: shutil.rmtree(d)
-    return (f'{gather(study_of(nb), work, notebook=nb.name)} of {len(rows)} trainings added, '
+    added = gather(study_of(nb), work, notebook=nb.name, source=now)
+    return (f'{added} of {len(rows)} trainings added, '
             f'{len(other)} made by other cells; {failed} failed')
 
 def timings(new):
