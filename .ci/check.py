@@ -215,11 +215,12 @@ def check_gpu_script():
         results, done = p/'data'/'results'/'exp_tiny', p/'.gxprism'/'study'/'exp_tiny'/'done'
         rows = lambda: len((results/'trainings.jsonl').read_text().splitlines()) - 1
         (p/'slow').touch()
-        first = subprocess.Popen([*train, '--no-check'], cwd=p, env=ENV | env,
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # also in the background
+        first = subprocess.Popen([*train, '--no-check'], cwd=p, env=ENV | env, preexec_fn=heard,
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while first.poll() is None and not list(done.glob('*/row.json')): time.sleep(.1)
         first.send_signal(signal.SIGINT)
-        assert first.wait() and (out/'exp_tiny.tar.xz').exists() and not results.exists()
+        assert first.wait(120) and (out/'exp_tiny.tar.xz').exists() and not results.exists()
         (p/'slow').unlink()
         said = sh(*train, **env)
         assert 'step of Prism, bf16     fine' in said and rows() == 3, said
