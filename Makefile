@@ -1,13 +1,11 @@
 # make run [DATA=folder]   the main job: store, direct fusion and Prism, scores, figures
 # make test                every check of the project; ends with "N passed, N failed"
 # make notebooks           execute every notebook in place (minutes to an hour)
-# make faults             everything that 51_faults breaks, not the twentieth of make test
 # make evidence [STUDY=42] [HOURS=2]   train what is missing of the experiments; stop at any time, go on later
 # make wheels              download what a machine with a GPU and no network lacks
 # make gpu-data DATA=...   compact, verified copy of the real data for it
-# make gpu-plan            which notebooks run there, in which order, for how long
-# make gpu [GPU='...']     there: check the kernels, execute the experiments at full size, collect
-# make gpu-take FROM=...   bring home what it collected
+# make gpu [GPU='...']     there: check the kernels, train what is missing, time, collect; again to go on
+# make gpu-take FROM=...   add what it collected to the results
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
@@ -28,10 +26,6 @@ notebooks: .venv/ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-faults: .venv/ready
-	cd nbs && GXPRISM_FAULTS=all ../$(BIN)/jupyter execute --timeout=-1 --inplace 51_faults.ipynb
-	$(BIN)/nbdev_clean
-
 evidence: .venv/ready
 	$(BIN)/python -c 'import gxprism.study as s; s.main()' $(STUDY) $(if $(HOURS),--hours $(HOURS))
 
@@ -41,13 +35,10 @@ wheels: .venv/ready
 gpu-data: .venv/ready
 	$(BIN)/python .ci/gpu.py --data $(DATA)
 
-gpu-plan: .venv/ready
-	$(BIN)/python .ci/gpu.py --plan
-
 gpu:
 	$(PYTHON) .ci/gpu.py $(GPU)
 
 gpu-take: .venv/ready
 	$(BIN)/python .ci/gpu.py --take $(FROM)
 
-.PHONY: run test notebooks faults evidence wheels gpu-data gpu-plan gpu gpu-take
+.PHONY: run test notebooks evidence wheels gpu-data gpu gpu-take

@@ -4,7 +4,7 @@
 `python .ci/check.py readme`     rewrite README.md from nbs/index.ipynb
 `python .ci/check.py NAME ...`   only the checks or notebooks whose name contains one of the words
 """
-import ast, filecmp, json, os, re, shutil, subprocess, sys, tempfile, time
+import ast, filecmp, json, os, re, shutil, signal, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
 from pathlib import Path
@@ -182,61 +182,65 @@ def check_wheel():
                 "from gxprism.cli import main; main(['--help'])")
         sh(t/'venv'/'bin'/'python', '-I', '-c', code, cwd=t)
 
+TINY = ['''# configuration
+import time
+from gxprism.record import repo_root
+from gxprism.simulate import SimConfig
+from gxprism.study import Study, simulated, systems, train_classical
+def fitted(system, *more):
+    while system.seed == 2 and (repo_root()/'slow').exists(): time.sleep(.1)
+    return train_classical(system, *more)''', '''# systems
+study = Study('exp_tiny', dict(world=simulated(SimConfig(n_genes=90, n_chromosomes=3))),
+              systems('world', dict(ridge=dict(model='ridge', sets=['tss'])), (1, 2, 3)),
+              train=dict(ridge=fitted))''', '#| run\n1/0', 'print(6*7)']
+
+def tiny_project(to):
+    "A copy of the project without results, whose only experiment is tiny."
+    p = copy_of_project(to)
+    for f in [*(p/'nbs').glob('4*.ipynb'), *(p/'data'/'results').rglob('*.*')]: f.unlink()
+    book = [dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, source=s,
+                 outputs=[dict(output_type='stream', name='stdout', text='old\n')])
+            for i, s in enumerate(TINY)]
+    meta = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
+    (p/'nbs'/'42_exp_tiny.ipynb').write_text(
+        json.dumps(dict(cells=book, metadata=meta, nbformat=4, nbformat_minor=5)))
+    return p
+
 def check_gpu_script():
-    "The script for a GPU plans, executes, continues, protects larger results, brings them home."
-    sys.path.insert(0, str(ROOT/'.ci'))
-    import gpu
-    assert not (bad := gpu.disagreements((ROOT/'.ci'/'gpu-wheels.txt').read_text(),
-                                         (ROOT/'constraints.txt').read_text())), bad
-    assert gpu.disagreements('a-b==1', 'A_b==2') and gpu.calls({'a': 6, 'b': 3, 'c': 2},
-        9.5) == [['a', 'b'], ['c']]
-    ranks = [gpu.worse(*x, dict(size='laptop', kind='GPU'))
-             for x in (('smoke', 'GPU'), ('full', 'CPU'), ('laptop', 'GPU'), ('full', 'GPU'))]
-    assert ranks == [True, True, False, False], ranks
-    assert re.search(r'42_exp_prism.*\d+ trainings', sh(PY, ROOT/'.ci'/'gpu.py', '--plan'))
+    "The script for a GPU trains, continues, collects, and brings home; it refuses a damaged file."
     with tempfile.TemporaryDirectory() as t:
-        p, out = copy_of_project(t), Path(t)/'out'
-        for f in [*(p/'nbs').glob('4*.ipynb'), *(p/'data'/'results').rglob('*.*')]: f.unlink()
-        source = ('#| run\nimport time\n'
-                  'from gxprism.record import Run, load, repo_root, size\n'
-                  'from gxprism.jobs import sweep\n'
-                  'work = repo_root()/".gxprism"\n'
-                  'def square(x):\n'
-                  '    time.sleep(60*(x == 2 and (work/"slow").exists()))\n'
-                  '    return dict(y=x*x)\n'
-                  'todo = [dict(x=x) for x in (1, 2, 3)]\n'
-                  'rows = sweep(todo, square, work/"tiny", progress=False)\n'
-                  'Run("exp_tiny", size=size(), device="cpu").save(rows);')
-        cell = lambda i, s: dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None,
-                                 outputs=[], source=s)
-        book = dict(cells=[cell(1, source), cell(2, 'print(load("exp_tiny").block())')],
-                    metadata={}, nbformat=4, nbformat_minor=5)
-        nb, result = p/'nbs'/'42_exp_tiny.ipynb', p/'data'/'results'/'exp_tiny.json'
-        nb.write_text(json.dumps(book))
-        (p/'.gxprism').mkdir(); (p/'.gxprism'/'slow').touch()
-        before, env = nb.read_bytes(), dict(PYTHONPATH=str(p), GXPRISM_DATA='')
-        call = lambda size, minutes, out=out: subprocess.run([PY, p/'.ci'/'gpu.py', '--allow-cpu',
-            '--no-checks', '--only', '42', '--size', size, '--out', out,
-            '--minutes', f'42={minutes}'], cwd=p, env=ENV | env, capture_output=True, text=True)
-        said = call('laptop', .4)
-        assert ('out of time' in said.stdout
-                and '1 configurations finished' in said.stdout), said.stdout + said.stderr
-        assert nb.read_bytes() == before and not result.exists()
-        (p/'.gxprism'/'slow').unlink()
-        said = call('laptop', 1)
-        assert ('| done ' in said.stdout
-                and '2 configurations finished, 3 stored' in said.stdout), said.stdout + said.stderr
-        assert 'already done' in call('laptop', 1).stdout
-        kept = result.read_bytes()
-        nb.write_text(nb.read_text().replace('3)]', '4)]'))
-        said = call('smoke', 1, Path(t)/'other')
-        assert (said.returncode
-                and 'refused' in said.stdout
-                and result.read_bytes() == kept), said.stdout + said.stderr
-        nb.write_bytes(before); result.unlink()
-        said = sh(PY, p/'.ci'/'gpu.py', '--take', out, cwd=p, **env)
-        assert ('edited' not in said
-                and 'LAPTOP CPU' in nb.read_text() and result.read_bytes() == kept), said
+        p, out = tiny_project(t), Path(t)/'out'
+        gpu, env = p/'.ci'/'gpu.py', dict(PYTHONPATH=str(p), GXPRISM_SCAN='torch')
+        train = [PY, gpu, *'--allow-cpu --only 42 --processes 1 --minutes 9 --out'.split(), out]
+        results, done = p/'data'/'results'/'exp_tiny', p/'.gxprism'/'study'/'exp_tiny'/'done'
+        rows = lambda: len((results/'trainings.jsonl').read_text().splitlines()) - 1
+        (p/'slow').touch()
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # also in the background
+        first = subprocess.Popen([*train, '--no-check'], cwd=p, env=ENV | env, preexec_fn=heard,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while first.poll() is None and not list(done.glob('*/row.json')): time.sleep(.1)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(120) and (out/'exp_tiny.tar.xz').exists() and not results.exists()
+        (p/'slow').unlink()
+        said = sh(*train, **env)
+        assert 'step of Prism, bf16     fine' in said and rows() == 3, said
+        shutil.rmtree(results)
+        sh(PY, '-c', f'''if 1:
+            import sys; sys.path.insert(0, {str(p/'.ci')!r})
+            import gpu
+            out = gpu.Path({str(out)!r}); f = out/'exp_tiny.tar.xz'; log = out/'log.txt'
+            assert gpu.limited(['-c', 'import time; time.sleep(60)'], 1, log) == 124
+            whole = f.read_bytes(); half = len(whole)//2
+            f.write_bytes(whole[:half] + b'????' + whole[half + 4:])
+            try: gpu.main(['--take', str(out)]); assert False, 'a damaged file was taken'
+            except SystemExit as e: assert 'exp_tiny.tar.xz: damaged' in str(e), e
+            assert not gpu.Path('data/results/exp_tiny').exists()
+            f.write_bytes(whole)
+            for _ in range(2): gpu.main(['--take', str(out)])
+            assert gpu.read_only('42') == 0''', cwd=p, **env)
+        assert rows() == 3
+        cells = json.loads((p/'nbs'/'42_exp_tiny.ipynb').read_text())['cells']
+        assert [''.join(c['outputs'][0]['text']) for c in cells[2:]] == ['old\n', '42\n']
 
 def test_notebook(nb):
     "Execute one notebook as nbdev_test does, in a process of its own."

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['System', 'systems', 'real', 'simulated', 'Study', 'miniature', 'train_network', 'train_classical', 'numbers',
-           'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'gather', 'study_of', 'train_one_system',
-           'work_folder', 'run_study', 'main', 'Evidence', 'evidence', 'predicted', 'scores_table', 'compare',
-           'old_seeds', 'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'false_alarms']
+           'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'finished', 'gather', 'study_of',
+           'train_one_system', 'work_folder', 'run_study', 'main', 'Evidence', 'evidence', 'predicted', 'scores_table',
+           'compare', 'old_seeds', 'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'false_alarms']
 
 # %% ../nbs/29_study.ipynb #s003
 import argparse
 import ast
+import fcntl
 import json
 import os
 import re
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -111,8 +113,12 @@ class Study:
             raise ValueError(f'systems: expected no two alike, found {twice[0]} more than once')
 
     def store(self, data:str, work)->GeneStore: # working folder of the study
-        "The store of a data set, prepared if it is not there yet."
-        return self.data[data](Path(work)/'data'/digest(data)[:12])
+        "The store of a data set, prepared if it is not there yet; one process prepares at a time."
+        folder = Path(work)/'data'
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder/'.lock', 'w') as f:
+            with suppress(OSError): fcntl.flock(f, fcntl.LOCK_EX)   # a file system without locks
+            return self.data[data](folder/digest(data)[:12])
 
     def here(self)->list: # of `System`
         "The trainings whose data are at hand."
@@ -259,20 +265,32 @@ def read_rows(
         raise ValueError(f'{path.name}: expected format gxprism-study/1, found {found}')
     return head, rows
 
+# %% ../nbs/29_study.ipynb #s076
+def finished(
+    work,          # working folder of a study
+    system:System, # one of its trainings
+    source=None,   # fingerprint of the cells of the study
+):                 # its folder, None where it is not done, or was asked by other cells
+    "Where a finished training waits to be gathered."
+    d = Path(work)/'done'/system.key
+    if not (d/'row.json').exists(): return None
+    return d if json.loads((d/'row.json').read_text())['source'] == source else None
+
 
 def gather(
     study:Study,   # of which trainings are taken
     work,          # where `train_system` left them
     folder=None,   # of the results; default: `data/results/NAME`
     notebook=None, # that defines the study
+    source=None,   # fingerprint of its cells
 )->int:            # how many were added
-    "Add finished trainings to the stored results."
+    "Add finished trainings to the stored results; those asked by older cells are replaced."
     folder = results_folder(None)/study.name if folder is None else Path(folder)
     head, rows = read_rows(folder)
     head = head or dict(format='gxprism-study/1', study=study.name, notebook=notebook, libraries={})
-    have = {r['key'] for r in rows}
-    new = [(s, Path(work)/'done'/s.key) for s in study.systems if s.key not in have]
-    new = [(s, d) for s, d in new if (d/'row.json').exists()]
+    have = {r['key']: r['source'] for r in rows}
+    new = [(s, d) for s in study.systems if (d := finished(work, s, source)) and (
+        s.key not in have or have[s.key] != source)]
     def add(file, extra, by):
         old = [pd.read_parquet(file)] if file.exists() else []
         t = pd.concat(old + extra, ignore_index=True).drop_duplicates(by, keep='last')
@@ -287,7 +305,7 @@ def gather(
         row = json.loads((d/'row.json').read_text())
         row['library'] = digest(library := row['library'])[:12]
         head['libraries'][row['library']] = library
-        rows.append(row)
+        rows = [r for r in rows if r['key'] != row['key']] + [row]
     if new:
         lines = [json.dumps(x, ensure_ascii=False) for x in (head, *rows)]
         with publish(folder/'trainings.jsonl') as out: out.write_text('\n'.join(lines) + '\n')
@@ -352,20 +370,21 @@ def run_study(
     folder = results_folder(None)/study.name if folder is None else Path(folder)
     missing = set(study.data) - {s.data for s in study.here()}
     if missing: print(f'left out, data not at hand: {", ".join(sorted(missing))}')
-    have = {r['key'] for r in read_rows(folder)[1]}
-    todo = [s for s in study.here() if s.key not in have and not (work/'done'/s.key).exists()]
-    before = len(have)
+    source = None if notebook is None else source_fingerprint(notebook)
+    have = {r['key'] for r in read_rows(folder)[1] if r['source'] == source}
+    todo = [s for s in study.here() if s.key not in have and not finished(work, s, source)]
+    name, added = None if notebook is None else notebook.name, 0
     try:
         if notebook is None:
             for s in todo: train_system(study, s, work)
         elif todo:
-            for d in dict.fromkeys(s.data for s in todo): study.store(d, work)   # prepared once
-            jobs = [dict(notebook=notebook.name, key=s.key, name=s.name) for s in todo]
+            jobs = [dict(notebook=name, key=s.key, name=s.name) for s in todo]
             until = None if hours is None else time.time() + 3600*hours
             sweep(jobs, partial(train_one_system, work=str(work)), work/'jobs',
-                  processes or free_cores(), progress=progress, cluster=cluster, until=until)
-    finally: gather(study, work, folder, notebook.name if notebook else None)
-    return len(read_rows(folder)[1]) - before
+                  processes or free_cores(), source, progress=progress, cluster=cluster,
+                  until=until)
+    finally: added = gather(study, work, folder, name, source)
+    return added
 
 # %% ../nbs/29_study.ipynb #s040
 def main(
@@ -384,7 +403,8 @@ def main(
     for notebook in found:
         left = None if a.hours is None else a.hours - (time.time() - start)/3600
         if left is not None and left <= 0: break
-        print(f'{notebook.name}: {run_study(notebook, left, a.processes)} trainings added')
+        try: print(f'{notebook.name}: {run_study(notebook, left, a.processes)} trainings added')
+        except RuntimeError as e: print(f'{notebook.name}: {e}')      # the others are not held up
 
 # %% ../nbs/29_study.ipynb #s051
 @dataclass(frozen=True)
