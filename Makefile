@@ -1,6 +1,8 @@
 # make run [DATA=folder]   the main job: store, direct fusion and Prism, scores, figures
 # make test                every check of the project; ends with "N passed, N failed"
 # make notebooks           execute every notebook in place (minutes to an hour)
+# make site                the book as pages for a browser: _docs/html/index.html
+# make site-test           look at each page in a browser of this machine, if there is one
 # make evidence [STUDY=42] [HOURS=2]   train what is missing of the experiments; stop at any time, go on later
 # make wheels              download what a machine with a GPU and no network lacks
 # make gpu-data DATA=...   compact, verified copy of the real data for it
@@ -8,17 +10,28 @@
 # make gpu-take FROM=...   add what it collected to the results
 PYTHON ?= python3
 BIN := .venv/bin
+BROWSER := $(shell which chromium chromium-browser google-chrome google-chrome-stable 2>/dev/null)
 export OMP_NUM_THREADS ?= 2
 
 run: .venv/ready
 	$(BIN)/gxprism run $(if $(DATA),--data $(DATA)) --work .gxprism
 
-test: .venv/ready
+test: .venv/ready $(if $(BROWSER),.venv/site)
 	$(BIN)/python .ci/check.py
 
 notebooks: .venv/ready
 	for nb in nbs/[0-9]*.ipynb nbs/index.ipynb; do (cd nbs && ../$(BIN)/jupyter execute --inplace $$(basename $$nb)) || exit 1; done
 	$(BIN)/nbdev_clean
+
+site: .venv/site
+	$(BIN)/python .ci/site/build.py
+
+site-test: site
+	$(BIN)/python .ci/site/test.py
+
+.venv/site: .venv/ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[site]'
+	touch $@
 
 .venv/ready: setup.py settings.ini constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,4 +54,4 @@ gpu:
 gpu-take: .venv/ready
 	$(BIN)/python .ci/gpu.py --take $(FROM)
 
-.PHONY: run test notebooks evidence wheels gpu-data gpu gpu-take
+.PHONY: run test notebooks site site-test evidence wheels gpu-data gpu gpu-take

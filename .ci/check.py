@@ -31,7 +31,7 @@ def modules(): return [p.stem for p in sorted(LIB.glob('*.py')) if not p.stem.st
 
 def copy_of_project(to):
     keep = shutil.ignore_patterns('.git', '.venv', '.gxprism', '__pycache__', '*.egg-info', 'build',
-                                  'dist')
+                                  'dist', '_docs')
     return Path(shutil.copytree(ROOT, Path(to)/'project', ignore=keep))
 
 def differing(a, b, pattern):
@@ -143,12 +143,18 @@ for name in MODELS:
     for method in ('forward', 'loss'): assert hasattr(cls, method), (name, method)
 ''')
 
+def check_site():
+    "The book as a site: it builds without a warning, and every page reads well in a browser."
+    if why := sh(PY, ROOT/'.ci'/'site'/'test.py', '--why-not').strip(): return why
+    sh(PY, ROOT/'.ci'/'site'/'build.py')
+    return sh(PY, ROOT/'.ci'/'site'/'test.py').strip()
+
 def check_widths():
     "Code of at most 100 columns; notebooks and cells that can be read at one sitting."
     lines = lambda where, text: [f'{where}: {len(l)} columns: {l[:60]}'
                                  for l in text.splitlines() if len(l) > 100]
     bad = []
-    for f in [*LIB.glob('*.py'), *(ROOT/'.ci').glob('*.py'), ROOT/'setup.py']:
+    for f in [*LIB.glob('*.py'), *(ROOT/'.ci').rglob('*.py'), ROOT/'setup.py']:
         text = re.sub(r'^# %% auto #0\n.*?(?=^# %%|\Z)', '', f.read_text(), flags=re.M | re.S)
         if f.name != '_modidx.py': bad += lines(f.name, text)        # __all__ is nbdev's
     for nb in BOOK:
@@ -253,10 +259,10 @@ def test_notebook(nb):
 
 def report(name, work):
     start = time.time()
-    try: work(); ok, why = True, ''
+    try: ok, why = True, work() or ''
     except BaseException as e: ok, why = False, f'{type(e).__name__}: {e}'
     print(f'{"ok    " if ok else "FAILED"} {name} ({time.time() - start:.0f} s)'
-          + (f'\n{why}' if why else ''), flush=True)
+          + (f'{": " if ok else chr(10)}{why}' if why else ''), flush=True)
     return ok
 
 def main(words):
