@@ -1,6 +1,7 @@
 # make run [DATA=folder]   the main job: store, direct fusion and Prism, scores, figures
 # make test                every check of the project; ends with "N passed, N failed"
 # make notebooks           execute every notebook in place (minutes to an hour)
+# make notebooks SIZE=smoke   as JupyterLab would, in a copy: nothing stored is changed (minutes)
 # make site                the book as pages for a browser: _docs/html/index.html
 # make site-test           look at each page in a browser of this machine, if there is one
 # make evidence [STUDY=42] [HOURS=2]   train what is missing of the experiments; stop at any time, go on later
@@ -20,8 +21,12 @@ test: .venv/ready $(if $(BROWSER),.venv/site)
 	$(BIN)/python .ci/check.py
 
 notebooks: .venv/ready
+ifeq ($(SIZE),smoke)
+	$(BIN)/python .ci/notebooks.py
+else
 	for nb in nbs/[0-9]*.ipynb nbs/index.ipynb; do (cd nbs && ../$(BIN)/jupyter execute --inplace $$(basename $$nb)) || exit 1; done
 	$(BIN)/nbdev_clean
+endif
 
 site: .venv/site
 	$(BIN)/python .ci/site/build.py

@@ -94,7 +94,7 @@ def alternative(source, above, heading, outputs=()):
     if own := said_by(source): return own
     drawn = [''.join(o['data'].get('text/plain', '')) for o in outputs
              if 'image/png' in o.get('data', {})]
-    if drawn and not any(re.search(r'<Figure|<Axes', d) for d in drawn):
+    if drawn and not any(re.match(r'<Figure|<Axes|A figure\.', d) for d in drawn):
         return '. '.join([spoken(heading), *map(spoken, drawn)])
     try: tree = ast.parse(source)
     except SyntaxError: return spoken(heading)
