@@ -183,7 +183,7 @@ def comments(source):
     alone = lambda t: not lines[t.start[0] - 1][:t.start[1]].strip()
     return {t.start[0]: (t.string.lstrip('# ').strip(), alone(t))
             for t in tokenize.generate_tokens(io.StringIO(source).readline)
-            if t.type == tokenize.COMMENT}
+            if t.type == tokenize.COMMENT and not t.string.startswith('# %%')}
 
 def comment_of(first, last, said, floor):
     "The docment of something on lines first to last: behind it, or on lines of its own above."
