@@ -83,7 +83,7 @@ def merge_windows(
     "One value per base: the mean over the windows that hold it; what lies off a chromosome goes."
     chrom, start, out = np.asarray(chrom), np.asarray(start), []
     l = values.shape[1]
-    for c in sorted(set(chrom)):
+    for c in sorted(set(map(str, chrom))):
         at = np.flatnonzero(chrom == c)
         at = at[np.argsort(start[at], kind='stable')]
         for some in np.split(at, np.flatnonzero(np.diff(start[at]) > l) + 1):
@@ -429,7 +429,7 @@ def _maps(runs, store, rows, places, baseline, prediction, steps, mutate, dna, d
                 told.append(n)
                 left = (time.monotonic() - begun)/n*(bar.total - n)
                 print(f'{len(rows)} genes of {l:,} bases, {len(runs)} run(s), {dev}: contributions '
-                      f'take about {left:.0f} s more', flush=True)
+                      f'take about {max(left, 1):.0f} s more', flush=True)
         told = []
         def each():
             for r in runs:
