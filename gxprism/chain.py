@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['possible', 'labelled', 'seconds_needed', 'duration', 'classical_tables', 'against_boosting', 'said_of', 'Outcome',
-           'averaged', 'whole']
+           'averaged', 'whole', 'new_genes']
 
 # %% ../nbs/36b_chain.ipynb #c003
 import math, os, re, time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .sequence import publish
+from .sequence import publish, reading
 from .genes import read_genes, split_indices
 from .store import DatasetSpec, GeneStore, prepare
 from .metrics import METRICS, compare
@@ -25,6 +25,7 @@ from .classical import fit_classical
 from .model import build, model_class
 from .train import (PRESETS, ChunkSampler, configure, evaluate, fit, pick_device, predict)
 from .explain import reads_dna
+from .study import spec_of
 
 # %% ../nbs/36b_chain.ipynb #c006
 def possible(
@@ -125,8 +126,10 @@ def said_of(
     against:pd.DataFrame, # of `against_boosting`
 )->str:                   # one sentence
     "Which networks beat gradient boosting, and above all which do not."
-    say = lambda t: ', '.join(f'{r.model} {r.prediction} {r.mse:.4f} '
-                              f'({r.low:+.4f} to {r.high:+.4f})' for r in t.itertuples())
+    twice = set(against.model[against.prediction == 'adjusted'])
+    name = lambda r: f'{r.model} {r.prediction}' if r.model in twice else r.model
+    say = lambda t: ', '.join(f'{name(r)} {r.mse:.4f} ({r.low:+.4f} to {r.high:+.4f})'
+                              for r in t.itertuples())
     lost, where = against[~against.beats], (f'on these {against.n.iloc[0]} test genes (squared '
                                             f'error {against.boosting.iloc[0]:.4f}; difference, '
                                             '95 % interval)')
@@ -230,3 +233,24 @@ def _leave(o):
         fig = predicted_vs_observed(t.observed, t.direct,
                                     title=f'{titles.get(name, name)}: held-out genes')
         save(getattr(fig, 'figure', fig), f'predicted_{name}', folder=o.work/'figures')
+
+# %% ../nbs/36b_chain.ipynb #c024
+def new_genes(
+    store:GeneStore, # of the data set, whose files are still where they were
+    table,           # gene table: columns as in the data set's own, without targets and folds
+    out,             # folder of the new store, made by this call
+    progress:bool=False, # show a progress bar
+)->GeneStore:        # of those genes; ValueError on a table that cannot be read
+    "A store of other genes in the same cells."
+    spec, path = spec_of(store), Path(table).expanduser().resolve()
+    t = spec.genes
+    with reading(path):
+        head = list(pd.read_csv(path, sep=',' if '.csv' in path.suffixes else '\t', nrows=0))
+    have = lambda columns: tuple(c for c in columns if getattr(c, 'column', c) in head)
+    folds = have(t.folds)
+    t = replace(t, file=str(path), targets=have(t.targets), folds=folds,
+                symbol=t.symbol if t.symbol in head else None,
+                default_fold=t.default_fold if t.default_fold in folds else None)
+    made = prepare(replace(spec, genes=t), out, window=store.window, margin=store.margin,
+                   progress=progress)
+    return made.oriented() if store.is_oriented else made

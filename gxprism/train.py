@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learn
            'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
-import contextlib, json, math, shutil, warnings
+import contextlib, json, math, shutil, signal, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -363,7 +363,11 @@ def _train(module, store, valid, keeper, device, stop_after, devices=1, nodes=1)
                                          batch_size=None)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')      # advice to start loader workers: ours load faster
-        trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=resume)
+        try: trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=resume)
+        except SystemExit:                   # Lightning's answer to Ctrl-C
+            if not trainer.interrupted: raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
     return trainer.is_global_zero
 
 def _done(state, last):
@@ -548,9 +552,10 @@ def _answers(
 ):                    # yields a tensor per piece, on `dev`: direct and adjusted; `(2, n)`
     "Predict piece by piece; on a processor, one core per piece."
     half = dev.type == 'cuda' and r.train.precision.startswith('bf16')
+    target = r.train.target if r.train.target in [t.column for t in store.table.targets] else None
     def one(rows):
         with torch.inference_mode(), torch.autocast(dev.type, torch.bfloat16, enabled=half):
-            p = r.model(store.batch(rows, r.train.target, r.train.window).to(dev), want=want)
+            p = r.model(store.batch(rows, target, r.train.window).to(dev), want=want)
             none = torch.full((len(rows),), math.nan, device=dev)
             return torch.stack([none if y is None else y.float() for y in (p.direct, p.adjusted)])
     threads = torch.get_num_threads() if dev.type == 'cpu' else 1
