@@ -183,6 +183,43 @@ def _fetch(a):
     print(sources.fetch(a.name, a.out, accept_licence=a.accept_licence, progress=a.progress,
                         pattern=a.pattern, auth=auth and tuple(auth)))
 
+# %% ../nbs/39_cli.ipynb #l039place
+def _place(a):
+    from gxprism.place import place
+    write_table(place(a.table, train=a.train), check_out(a.out))
+
+def _place_command(add):
+    "Arguments of place."
+    p = add('place', _place, 'predict what promoters express at places of the K562 genome')
+    p.add_argument('table', help='places: promoter, marks and proximities, as the TRIP table')
+    p.add_argument('--out', required=True, help='file to write: row, predicted, what was known')
+    p.add_argument('--train', help='places with expression (default: the table of GXPRISM_DATA)')
+    _options(p)
+
+# %% ../nbs/39_cli.ipynb #l041expl
+def _explain(a):
+    from gxprism.store import GeneStore
+    from gxprism.tracks import explain
+    _threads(a)
+    out = explain(a.run, GeneStore(a.store), a.out, 'all' if a.all else a.genes, a.prediction,
+                  a.steps, a.mutate, a.sizes, a.device, a.progress)
+    print(f'{out}: tracks, reliance, occlusion, genes.tsv; explain.json says how they were made')
+
+def _explain_command(add):
+    "Arguments of explain."
+    p = add('explain', _explain, 'what runs lean on: tracks for a genome browser, logos, reliance')
+    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
+    p.add_argument('--out', required=True, help='folder to write, whole or not at all')
+    which = p.add_mutually_exclusive_group()
+    which.add_argument('--genes', help='file of genes, one a line (default: 100 test genes)')
+    which.add_argument('--all', action='store_true', help='every gene of the store')
+    p.add_argument('--prediction', choices=('direct', 'adjusted'), default='direct', help='which')
+    p.add_argument('--steps', type=_whole(), default=32, help='points of integrated gradients')
+    p.add_argument('--mutate', type=_whole(0), default=200,
+                   help='bases around the TSS to mutate; 0 for none')
+    p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
+    _options(p, '--store', '--threads', '--device')
+
 # %% ../nbs/39_cli.ipynb #c012
 def _run(a):
     from gxprism.chain import whole
@@ -203,7 +240,7 @@ def _run(a):
 
 # %% ../nbs/39_cli.ipynb #d409
 ORDER = ('init', 'check', 'run', 'explain', 'variants', 'report', 'predict', 'prepare', 'train',
-         'evaluate', 'simulate', 'fetch', 'geneexp', 'paper')
+         'evaluate', 'place', 'simulate', 'fetch', 'geneexp', 'paper')
 
 def model_names()->list: # of text
     "Names of the models that come with the package, read off the list without importing it."
@@ -244,7 +281,7 @@ def _options(
                                                      ' (the papers read along the chromosome)'),
     }
     for n in names: p.add_argument(n, **common[n])
-    if {'--run', '--model', '--preset'} & {*names}:
+    if {'--run', '--store', '--preset'} & {*names}:
         p.add_argument('--import', dest='own', metavar='FILE.py', nargs='+',
                        help='Python files of yours to execute first, which register models')
     p.add_argument('--quiet', dest='progress', action='store_false', help='no progress bars')
@@ -344,6 +381,8 @@ def parser(
         add_arguments(p)
     _data_commands(add)
     _model_commands(add)
+    _explain_command(add)
+    _place_command(add)
     commands._choices_actions.sort(key=lambda x: (*ORDER, x.dest).index(x.dest))
     return top
 
