@@ -281,7 +281,7 @@ def _options(
                                                      ' (the papers read along the chromosome)'),
     }
     for n in names: p.add_argument(n, **common[n])
-    if {'--run', '--store', '--preset'} & {*names}:
+    if '--device' in names:
         p.add_argument('--import', dest='own', metavar='FILE.py', nargs='+',
                        help='Python files of yours to execute first, which register models')
     p.add_argument('--quiet', dest='progress', action='store_false', help='no progress bars')
