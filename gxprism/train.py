@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler',
            'together', 'Genes', 'batches', 'Diverged', 'store_inputs', 'pick_device', 'fit', 'TrainedRun', 'load_run',
-           'check_store', 'predict', 'evaluate', 'train_one']
+           'unlike', 'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import contextlib, json, math, shutil, signal, warnings
@@ -527,6 +527,27 @@ def load_run(
     weights = run/'model.safetensors'
     return TrainedRun(fill(model, read_tensors(weights)[0], weights).eval(), cfg, c, run)
 
+def _named(inputs):
+    "Tracks and features by name, and their order."
+    out = dict(inputs)
+    for k, name in (('tracks', 'name'), ('features', 'column')):
+        out |= {k: {x[name]: x for x in inputs[k]}, f'{k} order': [x[name] for x in inputs[k]]}
+    return out
+
+def unlike(
+    model:dict, store:dict, # of `store_inputs`: what the model was trained on, what there is
+)->list[str]:               # one sentence per difference, each naming the track or feature
+    "What keeps a model from reading a store."
+    a, b, out = _named(model), _named(json.loads(json.dumps(store))), []
+    for k in ('tracks', 'features'):
+        x, y, (p, q) = a.pop(k), b.pop(k), (d.pop(f'{k} order') for d in (a, b))
+        out += [f'{k}: {n} is missing' for n in p if n not in y]
+        out += [f'{k}: {n} is not known to the model' for n in q if n not in x]
+        out += difference({n: x[n] for n in p if n in y}, {n: y[n] for n in q if n in x}, f'{k}.')
+        if p != q and sorted(p) == sorted(q):
+            out.append(f'{k}: in another order: expected {", ".join(p)}, found {", ".join(q)}')
+    return out + difference(a, b)
+
 # %% ../nbs/26_train.ipynb #c038
 TOKENS = 2000 # tokens of a piece on a processor: a pass over them stays in its caches
 
@@ -573,7 +594,7 @@ def check_store(
     store:GeneStore, # genes for it
 ):
     "Refuse a store that does not fit a model; ValueError names every difference."
-    diff = difference(r.config['inputs'], json.loads(json.dumps(store_inputs(store))))
+    diff = unlike(r.config['inputs'], store_inputs(store))
     scale = {t.column: t.scale for t in store.table.targets}.get(r.train.target)
     if scale is not None and r.config.get('scale', scale) != scale:
         diff.append(f'scale of target {r.train.target}: expected {r.config["scale"]!r}, '
