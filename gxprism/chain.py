@@ -133,7 +133,7 @@ def said_of(
     lost, where = against[~against.beats], (f'on these {against.n.iloc[0]} test genes (squared '
                                             f'error {against.boosting.iloc[0]:.4f}; difference, '
                                             '95 % interval)')
-    if len(lost): return f'Does not beat gradient boosting {where}: {say(lost)}.'
+    if len(lost): return f'Not shown to beat gradient boosting {where}: {say(lost)}.'
     return f'Beats gradient boosting {where}: {say(against)}.'
 
 # %% ../nbs/36b_chain.ipynb #c015

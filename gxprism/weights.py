@@ -76,16 +76,17 @@ def card(
     if d := config.get('reads_dna'): what += ['', f'Asked about DNA: {d["said"]}.']
     done = config.get('done') or {}
     what += ['', '## How it was trained', '',
-             f'Seed {t["seed"]}, `{t["fold"]}`, at most {t["max_steps"]:,} steps of {t["batch_size"]} '
-             'genes'
-             + (f'; best after {done["best_step"]:,} steps on {done["n_valid"]:,} validation '
-                        f'genes, {done["n_train"]:,} to train on' if done else '') + '.', '',
+             f'Seed {t["seed"]}, `{t["fold"]}`, at most {t["max_steps"]:,} steps of '
+             f'{t["batch_size"]} genes' + (
+                 f'; best after {done["best_step"]:,} steps on {done["n_valid"]:,} validation '
+                 f'genes, {done["n_train"]:,} to train on' if done else '') + '.', '',
              '## Use', '', '```python', 'import gxprism', 'from gxprism.train import predict',
              "run = gxprism.load('this folder')", 'table = predict(run, store)', '```', '',
              '## Not for', '',
-             'Another cell type than the one whose signals it was trained on, before its score there '
-             'has been measured. Effects: a prediction describes this model, not what would happen '
-             'in a cell. Any clinical use.', '', f'Written by gxprism {gxprism.__version__}.']
+             'Another cell type than the one whose signals it was trained on, before its score '
+             'there has been measured. Effects: a prediction describes this model, not what '
+             'would happen in a cell. Any clinical use.', '',
+             f'Written by gxprism {gxprism.__version__}.']
     return '\n'.join(head + what) + '\n'
 
 # %% ../nbs/36c_weights.ipynb #c011
