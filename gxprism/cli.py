@@ -169,8 +169,9 @@ def _init(a):
 # %% ../nbs/39_cli.ipynb #c008
 def _fetch(a):
     from gxprism import sources
-    if not a.name:
-        print(sources.sources_table().to_string())
+    table = sources.sources_table(a.name or '')
+    if not a.name or a.name not in sources.SOURCES and not a.out:
+        print(table.to_string())
         return
     if not a.out: raise ValueError('--out: expected a folder to put the file in')
     auth = None
@@ -180,8 +181,9 @@ def _fetch(a):
         if len(auth) != 2:
             raise ValueError(f'--auth {a.auth}: expected a key and a secret, found {len(auth)} '
                              'words')
-    print(sources.fetch(a.name, a.out, accept_licence=a.accept_licence, progress=a.progress,
-                        pattern=a.pattern, auth=auth and tuple(auth)))
+    for name in table.index:               # a group such as yeast, one by one
+        print(sources.fetch(name, a.out, accept_licence=a.accept_licence, progress=a.progress,
+                            pattern=a.pattern, auth=auth and tuple(auth)))
 
 # %% ../nbs/39_cli.ipynb #l039place
 def _place(a):
@@ -296,7 +298,8 @@ def _data_commands(add):
     p.add_argument('--seed', type=_whole(0), default=0, help='random seed of the cell line')
     _options(p)
     p = add('fetch', _fetch, 'list the official data sources, or download one of them')
-    p.add_argument('name', nargs='?', help='name in the list; none prints the list')
+    p.add_argument('name', nargs='?', help='name in the list, or the first word of several, '
+                   'such as yeast; without --out the list is printed')
     p.add_argument('--out', help='folder to put the file in')
     p.add_argument('--accept-licence', action='store_true', help='you accept the licence listed')
     p.add_argument('--pattern', default='*',
