@@ -161,7 +161,8 @@ for m in sys.argv[1:]:
         try: said = docments(f, full=False)
         except Exception: continue
         for k, v in said.items():
-            if not all(same(l) in same(f.__doc__) for l in (v or "").splitlines()): bad.append(f"{m}.{name}: {k}: {v}")
+            if all(same(l) in same(f.__doc__) for l in (v or "").splitlines()): continue
+            bad.append(f"{m}.{name}: {k}: {v}")
 assert not bad, f"{len(bad)} faults\\n" + "\\n".join(bad[:40])
 print(n)
 ''', *(m for m in modules() if m != 'docs'))
