@@ -193,6 +193,7 @@ FIXED = ('the measured signals are held fixed: the numbers are the part of an ef
          'not run through the chromatin measured, not the whole effect; after an insertion or '
          'deletion, bases beyond it move away from the TSS and signals stay in place')
 
+# %% ../nbs/35_variants.ipynb #v020b
 def _jobs(bases, pairs, length, background, seed):
     "Every window to predict: gene, what it is (-1 reference, -2 random, else row of pairs), codes."
     genes = bases.store.genes
