@@ -220,6 +220,28 @@ def _explain_command(add):
     p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
     _options(p, '--store', '--threads', '--device')
 
+# %% ../nbs/39_cli.ipynb #l045var
+def _variants(a):
+    from gxprism.store import GeneStore
+    from gxprism.variants import check_name, variants, write_effects
+    _threads(a)
+    check_name(a.out)
+    e = variants(a.run, GeneStore(a.store), a.vcf, a.background, a.seed, a.fasta, a.device,
+                 a.progress)
+    write_effects(e, a.out)
+    print(*e.notes, sep='\n')
+
+def _variants_command(add):
+    "Arguments of variants."
+    p = add('variants', _variants, 'what the variants of a VCF do to the genes around them')
+    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
+    p.add_argument('--vcf', required=True, help='variants: .vcf or .vcf.gz')
+    p.add_argument('--out', required=True, help='.tsv, .tsv.gz, .parquet, .vcf or .vcf.gz')
+    p.add_argument('--background', type=_whole(), default=100,
+                   help='random substitutions per gene, for the percentile')
+    p.add_argument('--fasta', help='genome, where the FASTA of the store has moved')
+    _options(p, '--store', '--seed', '--threads', '--device')
+
 # %% ../nbs/39_cli.ipynb #c012
 def _run(a):
     from gxprism.chain import whole
@@ -382,6 +404,7 @@ def parser(
     _data_commands(add)
     _model_commands(add)
     _explain_command(add)
+    _variants_command(add)
     _place_command(add)
     commands._choices_actions.sort(key=lambda x: (*ORDER, x.dest).index(x.dest))
     return top
