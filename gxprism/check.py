@@ -51,7 +51,8 @@ def page(
 _STYLE = ''':root{color-scheme:light dark}
 body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em;line-height:1.4}
 td,th{padding:.2em .8em;text-align:left;vertical-align:top} table{border-collapse:collapse}
-tr+tr td{border-top:1px solid #8884} img{max-width:100%;background:#fff} .wide{overflow-x:auto}
+tr+tr td{border-top:1px solid #8884} img{max-width:100%;background:#fff}
+.wide{overflow-x:auto;margin:.8em 0}
 figure{margin:1em 0} figcaption{font-size:.85em;opacity:.8}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(24em,1fr));gap:0 1em}
 .fault,.warning{background:#fdd;color:#222;padding:.5em;margin:.4em 0} .warning{background:#ffd}'''

@@ -211,8 +211,8 @@ def _skill(f)->list[str]:
     "What is to be said about accuracy, beside the classical models."
     out, name, n = [], f['name'], int(f['test'].sum())
     for k, c in f['versus'].items():
-        for b, what in (('mean', 'the mean of the training genes'), ('boosting',
-                                                                     'gradient boosting')):
+        for b, what in (('mean', 'the mean of the training genes'), ('ridge', 'ridge regression'),
+                        ('boosting', 'gradient boosting')):
             if c[b]['high'] >= 0:
                 how = 'is worse than' if c[b]['low'] > 0 else 'is not clearly better than'
                 out.append(f'{k} {how} {what}: MSE {c[b]["a"]:.4f} against {c[b]["b"]:.4f}, '
@@ -232,7 +232,7 @@ def warnings_of(
     "What a reader should know before anything else."
     out = [f'seed {r.train.seed}: {d["said"]}' for r, d in zip(f['runs'], f['dna'])
            if not d['reads']]
-    out = _skill(f)[:0] + out + _skill(f)
+    out += _skill(f)
     for r, t in zip(f['runs'], f['trainings'].itertuples()):
         if not t.steps or math.isnan(t.steps):
             out.append(f'seed {t.seed}: the training is not finished')
@@ -351,18 +351,20 @@ def _short(t, digits=3):
 def _wide(f)->pd.DataFrame:
     "A row per model: each metric with its interval."
     s = f['scores']
-    text = [f'{r.value:.3f} ({r.low:.3f} to {r.high:.3f})' for r in s.itertuples()]
+    text = [f'{r.value:.3f} ({r.low:.3f} to {r.high:.3f})' if r.value == r.value else 'not defined'
+            for r in s.itertuples()]
     t = s.assign(text=text).pivot_table(index=['model', 'seeds'], columns='metric', values='text',
                                         aggfunc='first', sort=False).reset_index()
     return t[['model', 'seeds', *[m for m in METRICS if m in t]]].rename_axis(columns=None)
 
 def _summary(f)->list[str]:
-    "Three sentences."
+    "What it is and how good."
     s = f['scores'].set_index(['model', 'metric']).value
     name, n = f['name'], int(f['test'].sum())
     seeds = ', '.join(str(r.train.seed) for r in f['runs'])
-    first = (f'{name} (seed {seeds}) predicts {f["data"]["target"]} from {f["data"]["window"]} of '
-             f'DNA and {len(f["tracks"])} signals. On {n:,} labelled test genes, of chromosomes '
+    word = 'seeds' if len(f['runs']) > 1 else 'seed'
+    first = (f'{name} ({word} {seeds}) predicts {f["data"]["target"]} from '
+             f'{f["data"]["window"]} of DNA and {len(f["tracks"])} signals. On {n:,} labelled test genes, of chromosomes '
              f'not used in training, Pearson r is {s[name, "pearson"]:.3f} and MSE '
              f'{s[name, "mse"]:.3f}; ridge {s["ridge", "pearson"]:.3f} and '
              f'{s["ridge", "mse"]:.3f}, boosting {s["boosting", "pearson"]:.3f} and '
@@ -370,7 +372,7 @@ def _summary(f)->list[str]:
     shared = set(f['split'].chromosomes[0].split(', ')) & set(f['split'].chromosomes[2].split(', '))
     if shared: first = first.replace('of chromosomes not used in training', 'some on chromosomes '
                                      'that training uses too')
-    return [first, *[f'Seed {r.train.seed}: {d["said"]}.' for r, d in zip(f['runs'], f['dna'])]]
+    return [first]
 
 def _pairs(d): return pd.DataFrame([(k.replace('_', ' '), v if isinstance(v, str) else f'{v:,}')
                                     for k, v in d.items()], columns=['what', 'value'])
@@ -405,10 +407,11 @@ def _parts(f)->dict:
                              'exchanged among test genes. It describes the model, not the cell.',
                              _short(lean, 4)],
         'What the contexts did': [f['contexts'].get('said', 'this model has none') + '.'],
-        'Does it read DNA?': [d['said'] + '.' for d in f['dna']],
+        'Does it read DNA?': [f'Seed {r.train.seed}: {d["said"]}.'
+                              for r, d in zip(runs, f['dna'])],
         'The ten worst genes': [_short(f['worst'].drop(columns=['row']), 2), _windows(f)],
-        'Where it comes from': [_pairs({k: v for k, v in f['origin'].items()}), 'The line above '
-                                'is about the machine that made this page.', sources, made]}
+        'Where it comes from': [_pairs({k: v for k, v in f['origin'].items()}), 'These lines are '
+                                'about the machine that made this page.', sources, made]}
 
 def _markdown(title, parts, warnings)->str:
     "The page as Markdown; figures are named, not drawn."
