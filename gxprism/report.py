@@ -364,9 +364,10 @@ def _summary(f)->list[str]:
     seeds = ', '.join(str(r.train.seed) for r in f['runs'])
     word = 'seeds' if len(f['runs']) > 1 else 'seed'
     first = (f'{name} ({word} {seeds}) predicts {f["data"]["target"]} from '
-             f'{f["data"]["window"]} of DNA and {len(f["tracks"])} signals. On {n:,} labelled test genes, of chromosomes '
-             f'not used in training, Pearson r is {s[name, "pearson"]:.3f} and MSE '
-             f'{s[name, "mse"]:.3f}; ridge {s["ridge", "pearson"]:.3f} and '
+             f'{f["data"]["window"]} of DNA and {len(f["tracks"])} signals. On {n:,} labelled '
+             f'test genes, of chromosomes not used in training, Pearson r is '
+             f'{s[name, "pearson"]:.3f} and MSE {s[name, "mse"]:.3f}; ridge '
+             f'{s["ridge", "pearson"]:.3f} and '
              f'{s["ridge", "mse"]:.3f}, boosting {s["boosting", "pearson"]:.3f} and '
              f'{s["boosting", "mse"]:.3f}, the mean of the training genes {s["mean", "mse"]:.3f}.')
     shared = set(f['split'].chromosomes[0].split(', ')) & set(f['split'].chromosomes[2].split(', '))
