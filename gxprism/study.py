@@ -435,7 +435,7 @@ def main(
     words=None, # of the command line
 ):
     "make evidence: train what is missing of one study or of all, in the order of the notebooks."
-    p = argparse.ArgumentParser(prog='make evidence', description=main.__doc__)
+    p = argparse.ArgumentParser(prog='make evidence', description=main.__doc__.splitlines()[0])
     p.add_argument('study', nargs='?', default='', help='number or name of an experiment; all')
     p.add_argument('--hours', type=float, help='stop after so many hours')
     p.add_argument('--processes', type=int,
