@@ -260,6 +260,23 @@ def _explain_command(add):
     p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
     _options(p, '--store', '--threads', '--device')
 
+def _report(a):
+    from gxprism.report import report
+    from gxprism.store import GeneStore
+    _threads(a)
+    warn = report(a.run, GeneStore(a.store), a.out, a.bootstrap, a.most, a.device, a.progress)
+    for w in warn: print(f'warning: {w}')
+    print(f'{a.out}: the page, with {len(warn)} warnings; as .md and .json beside it')
+
+def _report_command(add):
+    "Arguments of report."
+    p = add('report', _report, 'one page about runs: scores, calibration, reliance, worst genes')
+    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
+    p.add_argument('--out', required=True, help='page to write, .html; .md and .json beside it')
+    p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
+    p.add_argument('--most', type=_whole(2), default=1000, help='test genes for reliance, at most')
+    _options(p, '--store', '--threads', '--device')
+
 # %% ../nbs/39_cli.ipynb #l045var
 def _variants(a):
     from gxprism.store import GeneStore
@@ -448,6 +465,7 @@ def parser(
     _data_commands(add)
     _model_commands(add)
     _explain_command(add)
+    _report_command(add)
     _variants_command(add)
     _place_command(add)
     _edit_command(add)
