@@ -169,8 +169,9 @@ def _init(a):
 # %% ../nbs/39_cli.ipynb #c008
 def _fetch(a):
     from gxprism import sources
-    if not a.name:
-        print(sources.sources_table().to_string())
+    table = sources.sources_table(a.name or '')
+    if not a.name or a.name not in sources.SOURCES and not a.out:
+        print(table.to_string())
         return
     if not a.out: raise ValueError('--out: expected a folder to put the file in')
     auth = None
@@ -180,8 +181,9 @@ def _fetch(a):
         if len(auth) != 2:
             raise ValueError(f'--auth {a.auth}: expected a key and a secret, found {len(auth)} '
                              'words')
-    print(sources.fetch(a.name, a.out, accept_licence=a.accept_licence, progress=a.progress,
-                        pattern=a.pattern, auth=auth and tuple(auth)))
+    for name in table.index:               # a group such as yeast, one by one
+        print(sources.fetch(name, a.out, accept_licence=a.accept_licence, progress=a.progress,
+                            pattern=a.pattern, auth=auth and tuple(auth)))
 
 # %% ../nbs/39_cli.ipynb #l039place
 def _place(a):
@@ -195,6 +197,44 @@ def _place_command(add):
     p.add_argument('--out', required=True, help='file to write: row, predicted, what was known')
     p.add_argument('--train', help='places with expression (default: the table of GXPRISM_DATA)')
     _options(p)
+
+# %% ../nbs/39_cli.ipynb #l045edit
+def _edit(a):
+    out = check_out(a.out)
+    if a.pairs:
+        from gxprism.edit import edit_pairs
+        if a.run or a.bed or a.do: raise ValueError('--pairs: expected without --run, --bed, --do')
+        t = edit_pairs(a.pairs, a.data, a.model)
+        write_table(t, out)
+        lost = t.left_out[t.left_out != ''].value_counts().to_dict()
+        return print(f'{a.out}: {len(t)} pairs in, {int(t.change.notna().sum())} predicted; '
+                     f'left out: {lost or "none"}', file=sys.stderr)
+    if not (a.run and a.store and a.bed and a.do):
+        raise ValueError('expected --run, --store, --bed and --do, or --pairs')
+    from gxprism.edit import edit_bed
+    _threads(a)
+    e = edit_bed(a.run, a.store, a.bed, a.do, a.pad, a.device)
+    n = e.table.element.nunique() if len(e.table) else 0
+    rest = e.left_out.assign(element=e.left_out.index)
+    import pandas as pd
+    write_table(pd.concat([e.table, rest], ignore_index=True), out)
+    print(f'{a.out}: {n + len(rest)} elements in, {n} predicted, {len(rest)} left out: '
+          f'{rest.reason.value_counts().to_dict() or "none"}', file=sys.stderr)
+
+def _edit_command(add):
+    "Arguments of edit."
+    p = add('edit', _edit, 'predict what changes when elements are silenced, or set to a value')
+    p.add_argument('--run', nargs='+', help='runs to ask; several: seeds of one model')
+    p.add_argument('--store', help='folder of a store')
+    p.add_argument('--bed', help='elements: BED, 0-based half-open, plain or gzip')
+    p.add_argument('--do', action='append', metavar='TRACK=VALUE',
+                   help='what stands there afterwards: a number, or background; once a track')
+    p.add_argument('--pad', type=_whole(0), default=0, help='bases on either side edited too')
+    p.add_argument('--pairs', help='instead: table of element-gene pairs, official or joined')
+    p.add_argument('--data', help='for --pairs: data set of K562 (default: in GXPRISM_DATA)')
+    p.add_argument('--model', help='for --pairs: stored slopes (default: those of 46, or fitted)')
+    p.add_argument('--out', required=True, help='file to write, left-out rows with their reason')
+    _options(p, '--threads', '--device')
 
 # %% ../nbs/39_cli.ipynb #l041expl
 def _explain(a):
@@ -318,7 +358,8 @@ def _data_commands(add):
     p.add_argument('--seed', type=_whole(0), default=0, help='random seed of the cell line')
     _options(p)
     p = add('fetch', _fetch, 'list the official data sources, or download one of them')
-    p.add_argument('name', nargs='?', help='name in the list; none prints the list')
+    p.add_argument('name', nargs='?', help='name in the list, or the first word of several, '
+                   'such as yeast; without --out the list is printed')
     p.add_argument('--out', help='folder to put the file in')
     p.add_argument('--accept-licence', action='store_true', help='you accept the licence listed')
     p.add_argument('--pattern', default='*',
@@ -406,6 +447,7 @@ def parser(
     _explain_command(add)
     _variants_command(add)
     _place_command(add)
+    _edit_command(add)
     commands._choices_actions.sort(key=lambda x: (*ORDER, x.dest).index(x.dest))
     return top
 
