@@ -280,11 +280,12 @@ def _report_command(add):
 # %% ../nbs/39_cli.ipynb #l045var
 def _variants(a):
     from gxprism.store import GeneStore
-    from gxprism.variants import check_name, variants, write_effects
+    from gxprism.variants import check_name, element_variants, variants, write_effects
     _threads(a)
     check_name(a.out)
-    e = variants(a.run, GeneStore(a.store), a.vcf, a.background, a.seed, a.fasta, a.device,
-                 a.progress)
+    store = GeneStore(a.store)
+    if a.table: e = element_variants(a.run, store, a.table)
+    else: e = variants(a.run, store, a.vcf, a.background, a.seed, a.fasta, a.device, a.progress)
     write_effects(e, a.out)
     print(*e.notes, sep='\n')
 
@@ -292,7 +293,9 @@ def _variants_command(add):
     "Arguments of variants."
     p = add('variants', _variants, 'what the variants of a VCF do to the genes around them')
     p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
-    p.add_argument('--vcf', required=True, help='variants: .vcf or .vcf.gz')
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument('--vcf', help='variants: .vcf or .vcf.gz')
+    what.add_argument('--table', help='single bases of elements: Chrom, Pos, Ref, Alt, Element')
     p.add_argument('--out', required=True, help='.tsv, .tsv.gz, .parquet, .vcf or .vcf.gz')
     p.add_argument('--background', type=_whole(), default=100,
                    help='random substitutions per gene, for the percentile')
