@@ -285,14 +285,32 @@ def _explain_command(add):
     p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
     _options(p, '--store', '--threads', '--device')
 
+def _report(a):
+    from gxprism.report import report
+    from gxprism.store import GeneStore
+    _threads(a)
+    warn = report(a.run, GeneStore(a.store), a.out, a.bootstrap, a.most, a.device, a.progress)
+    for w in warn: print(f'warning: {w}')
+    print(f'{a.out}: the page, with {len(warn)} warnings; as .md and .json beside it')
+
+def _report_command(add):
+    "Arguments of report."
+    p = add('report', _report, 'one page about runs: scores, calibration, reliance, worst genes')
+    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
+    p.add_argument('--out', required=True, help='page to write, .html; .md and .json beside it')
+    p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
+    p.add_argument('--most', type=_whole(2), default=1000, help='test genes for reliance, at most')
+    _options(p, '--store', '--threads', '--device')
+
 # %% ../nbs/39_cli.ipynb #l045var
 def _variants(a):
     from gxprism.store import GeneStore
-    from gxprism.variants import check_name, variants, write_effects
+    from gxprism.variants import check_name, element_variants, variants, write_effects
     _threads(a)
     check_name(a.out)
-    e = variants(a.run, GeneStore(a.store), a.vcf, a.background, a.seed, a.fasta, a.device,
-                 a.progress)
+    store = GeneStore(a.store)
+    if a.table: e = element_variants(a.run, store, a.table)
+    else: e = variants(a.run, store, a.vcf, a.background, a.seed, a.fasta, a.device, a.progress)
     write_effects(e, a.out)
     print(*e.notes, sep='\n')
 
@@ -300,7 +318,9 @@ def _variants_command(add):
     "Arguments of variants."
     p = add('variants', _variants, 'what the variants of a VCF do to the genes around them')
     p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
-    p.add_argument('--vcf', required=True, help='variants: .vcf or .vcf.gz')
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument('--vcf', help='variants: .vcf or .vcf.gz')
+    what.add_argument('--table', help='single bases of elements: Chrom, Pos, Ref, Alt, Element')
     p.add_argument('--out', required=True, help='.tsv, .tsv.gz, .parquet, .vcf or .vcf.gz')
     p.add_argument('--background', type=_whole(), default=100,
                    help='random substitutions per gene, for the percentile')
@@ -470,6 +490,7 @@ def parser(
     _data_commands(add)
     _model_commands(add)
     _explain_command(add)
+    _report_command(add)
     _variants_command(add)
     _place_command(add)
     _paper_commands(add)
