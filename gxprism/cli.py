@@ -119,8 +119,8 @@ def _threads(a):
 def _opened(a):
     "The run, and the store in the direction in which the run reads."
     from gxprism.store import GeneStore
-    from gxprism.train import load_run
-    run, store = load_run(a.run, **settings(a.set)), GeneStore(a.store)
+    from gxprism.weights import load
+    run, store = load(a.run, progress=a.progress, **settings(a.set)), GeneStore(a.store)
     return run, store.oriented() if run.config['inputs'].get('oriented') else store
 
 def _predict(a):
@@ -169,8 +169,9 @@ def _init(a):
 # %% ../nbs/39_cli.ipynb #c008
 def _fetch(a):
     from gxprism import sources
-    if not a.name:
-        print(sources.sources_table().to_string())
+    table = sources.sources_table(a.name or '')
+    if not a.name or a.name not in sources.SOURCES and not a.out:
+        print(table.to_string())
         return
     if not a.out: raise ValueError('--out: expected a folder to put the file in')
     auth = None
@@ -180,8 +181,34 @@ def _fetch(a):
         if len(auth) != 2:
             raise ValueError(f'--auth {a.auth}: expected a key and a secret, found {len(auth)} '
                              'words')
-    print(sources.fetch(a.name, a.out, accept_licence=a.accept_licence, progress=a.progress,
-                        pattern=a.pattern, auth=auth and tuple(auth)))
+    for name in table.index:               # a group such as yeast, one by one
+        print(sources.fetch(name, a.out, accept_licence=a.accept_licence, progress=a.progress,
+                            pattern=a.pattern, auth=auth and tuple(auth)))
+
+# %% ../nbs/39_cli.ipynb #d413
+def _geneexp(a):
+    from gxprism.sources import geneexp_dataset
+    geneexp_dataset(a.root, a.cell, a.out, contacts=not a.no_contacts)
+
+def _paper(a):
+    from gxprism.paper import SEEDS, paper
+    seeds = SEEDS[:a.seeds]
+    print(paper(a.data, a.out, a.hours, a.preset, seeds, a.steps or 0).round(4).to_string())
+
+def _paper_commands(add):
+    "Arguments of geneexp and paper."
+    p = add('geneexp', _geneexp, "describe the paper's published files as a data set")
+    p.add_argument('--root', required=True, help='folder of GeneExp, as fetched')
+    p.add_argument('--cell', default='K562', choices=('K562', 'GM12878', 'H1'), help='cell line')
+    p.add_argument('--out', required=True, help='folder of the data set, made here')
+    p.add_argument('--no-contacts', action='store_true', help='without the Hi-C profiles')
+    p = add('paper', _paper, "train the paper's table, most important first, in the time there is")
+    p.add_argument('--data', required=True, help='folder with a dataset.json, such as of geneexp')
+    p.add_argument('--out', default='paper', help='folder of trainings and table')
+    p.add_argument('--hours', type=float, help='time there is (default: until all is done)')
+    p.add_argument('--seeds', type=_whole(), default=5, help='of each network, at most 5')
+    p.add_argument('--steps', type=_whole(), help="optimiser steps (default: the preset's)")
+    p.add_argument('--preset', help='settings (default: paper with a GPU, else laptop)')
 
 # %% ../nbs/39_cli.ipynb #l039place
 def _place(a):
@@ -258,14 +285,32 @@ def _explain_command(add):
     p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
     _options(p, '--store', '--threads', '--device')
 
+def _report(a):
+    from gxprism.report import report
+    from gxprism.store import GeneStore
+    _threads(a)
+    warn = report(a.run, GeneStore(a.store), a.out, a.bootstrap, a.most, a.device, a.progress)
+    for w in warn: print(f'warning: {w}')
+    print(f'{a.out}: the page, with {len(warn)} warnings; as .md and .json beside it')
+
+def _report_command(add):
+    "Arguments of report."
+    p = add('report', _report, 'one page about runs: scores, calibration, reliance, worst genes')
+    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
+    p.add_argument('--out', required=True, help='page to write, .html; .md and .json beside it')
+    p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
+    p.add_argument('--most', type=_whole(2), default=1000, help='test genes for reliance, at most')
+    _options(p, '--store', '--threads', '--device')
+
 # %% ../nbs/39_cli.ipynb #l045var
 def _variants(a):
     from gxprism.store import GeneStore
-    from gxprism.variants import check_name, variants, write_effects
+    from gxprism.variants import check_name, element_variants, variants, write_effects
     _threads(a)
     check_name(a.out)
-    e = variants(a.run, GeneStore(a.store), a.vcf, a.background, a.seed, a.fasta, a.device,
-                 a.progress)
+    store = GeneStore(a.store)
+    if a.table: e = element_variants(a.run, store, a.table)
+    else: e = variants(a.run, store, a.vcf, a.background, a.seed, a.fasta, a.device, a.progress)
     write_effects(e, a.out)
     print(*e.notes, sep='\n')
 
@@ -273,7 +318,9 @@ def _variants_command(add):
     "Arguments of variants."
     p = add('variants', _variants, 'what the variants of a VCF do to the genes around them')
     p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
-    p.add_argument('--vcf', required=True, help='variants: .vcf or .vcf.gz')
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument('--vcf', help='variants: .vcf or .vcf.gz')
+    what.add_argument('--table', help='single bases of elements: Chrom, Pos, Ref, Alt, Element')
     p.add_argument('--out', required=True, help='.tsv, .tsv.gz, .parquet, .vcf or .vcf.gz')
     p.add_argument('--background', type=_whole(), default=100,
                    help='random substitutions per gene, for the percentile')
@@ -299,8 +346,8 @@ def _run(a):
     for m, r in o.runs.items(): print(f'run of {m}: {r[0]}')
 
 # %% ../nbs/39_cli.ipynb #d409
-ORDER = ('init', 'check', 'run', 'explain', 'variants', 'report', 'predict', 'prepare', 'train',
-         'evaluate', 'place', 'simulate', 'fetch', 'geneexp', 'paper')
+ORDER = ('init', 'check', 'run', 'explain', 'variants', 'edit', 'report', 'predict', 'prepare',
+         'train', 'evaluate', 'place', 'simulate', 'fetch', 'geneexp', 'paper')
 
 def model_names()->list: # of text
     "Names of the models that come with the package, read off the list without importing it."
@@ -328,7 +375,7 @@ def _options(
               'paper (as published, for a GPU) or smoke (seconds)')
     common = {
         '--store': dict(required=True, help='folder of the store'),
-        '--run': dict(required=True, help='folder of the run'),
+        '--run': dict(required=True, help='folder of the run, .zip of one, or hub:owner/name'),
         '--seed': dict(type=_whole(0), default=2, help='random seed'),
         '--device': dict(choices=('auto', 'cpu', 'gpu'), default='auto', help='where to compute'),
         '--threads': dict(type=_whole(), help='CPU threads (default: all)'),
@@ -356,7 +403,8 @@ def _data_commands(add):
     p.add_argument('--seed', type=_whole(0), default=0, help='random seed of the cell line')
     _options(p)
     p = add('fetch', _fetch, 'list the official data sources, or download one of them')
-    p.add_argument('name', nargs='?', help='name in the list; none prints the list')
+    p.add_argument('name', nargs='?', help='name in the list, or the first word of several, '
+                   'such as yeast; without --out the list is printed')
     p.add_argument('--out', help='folder to put the file in')
     p.add_argument('--accept-licence', action='store_true', help='you accept the licence listed')
     p.add_argument('--pattern', default='*',
@@ -442,8 +490,10 @@ def parser(
     _data_commands(add)
     _model_commands(add)
     _explain_command(add)
+    _report_command(add)
     _variants_command(add)
     _place_command(add)
+    _paper_commands(add)
     _edit_command(add)
     commands._choices_actions.sort(key=lambda x: (*ORDER, x.dest).index(x.dest))
     return top

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATUS', 'COLUMNS', 'FIXED', 'FIELDS', 'SUFFIXES', 'Vcf', 'read_vcf', 'trim', 'haplotype', 'Bases', 'place',
-           'Effects', 'variants', 'bgzip', 'write_effects', 'check_name']
+           'Effects', 'variants', 'bgzip', 'write_effects', 'check_name', 'element_variants']
 
 # %% ../nbs/35_variants.ipynb #v003
 import json, re, struct, zlib
@@ -17,6 +17,8 @@ import pandas as pd
 import torch
 
 from .annotation import open_text
+from .interventions import read_mutations, wild_types
+from .mutations import says, variant_effects
 from .explain import answers, evaluating, reads_dna
 from .sequence import (Genome, decode, encode, find_chrom, orient, publish, reading,
                               window as around)
@@ -360,6 +362,8 @@ def write_effects(
 ):                   # ValueError on another name
     "Write effects, whole or not at all, in the format that the name says."
     name = check_name(out).name
+    if effects.vcf is None and '.vcf' in name[-7:]:
+        raise ValueError(f'{out}: expected a table as output, for no VCF was read')
     with publish(out) as tmp:
         if name.endswith(('.vcf', '.vcf.gz')):
             data = ''.join(f'{line}\n' for line in _vcf_text(effects)).encode()
@@ -384,3 +388,28 @@ def check_name(
     if out.is_dir(): raise ValueError(f'{out}: expected a file to write, found a folder')
     if not out.parent.is_dir(): raise ValueError(f'{out.parent}: no such folder')
     return out
+
+# %% ../nbs/35_variants.ipynb #v037
+def element_variants(
+    runs,            # folders of runs that differ in their seed alone, or `TrainedRun`s
+    store:GeneStore, # their data
+    table,           # file with Chrom, Pos (1-based), Ref, Alt, Element
+)->Effects: # its table: row, Chrom, Pos, Ref, Alt, Element, delta_direct, delta_adjusted, sd_seeds
+    "Predict every single-base change of elements taken out of their place; ValueError as usual."
+    runs, store = open_runs(runs, store)
+    t, length = read_mutations(table), runs[0].train.window
+    wild = wild_types(t)
+    some = store.batch([0], window=length)
+    with evaluating(runs[0]) as m, torch.inference_mode(): kinds = list(answers(m, some))
+    y = {k: np.stack([variant_effects(says(r, store, k), t, wild, length) for r in runs])
+         for k in kinds}
+    nothing = np.full((len(runs), len(t)), np.nan)
+    out = t[['Chrom', 'Pos', 'Ref', 'Alt', 'Element']].assign(
+        delta_direct=y.get('direct', nothing).mean(0),
+        delta_adjusted=y.get('adjusted', nothing).mean(0),
+        sd_seeds=y[kinds[0]].std(0, ddof=1) if len(runs) > 1 else np.nan)
+    out.insert(0, 'row', np.arange(len(t)))
+    notes = [f'{r.folder.name if r.folder else "model"}: {_dna(r, store, "auto")}' for r in runs]
+    notes += ['signals and features are held at their means over training genes; both directions '
+              'are averaged', f'{len(t)} variants of {len(wild)} elements']
+    return Effects(out, notes)
