@@ -153,7 +153,7 @@ def _init(a):
 # %% ../nbs/39_cli.ipynb #c008
 def _fetch(a):
     from gxprism import sources
-    if not a.name:
+    if a.name is None:
         print(sources.sources_table().to_string())
         return
     if not a.out: raise ValueError('--out: expected a folder to put the file in')
@@ -393,3 +393,6 @@ def main(
         said('this is a defect of gxprism; please report the lines above, with the command')
         return 1
     return 0
+
+# %% ../nbs/39_cli.ipynb #mn01
+if __name__ == '__main__' and globals().get('__spec__'): sys.exit(main())  # python -m gxprism.cli

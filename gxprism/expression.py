@@ -104,6 +104,12 @@ def read_expression(
     use = {'id': at, 'value': where}
     use |= {k: i for k, i in extra.items() if i not in (None, at, where)}
     with open_text(path) as f:
+        for n, line in enumerate(f, 1):               # pandas drops and fills fields in silence
+            found = line.count(sep) + 1
+            if n > skip and line.strip() and '"' not in line and found != len(head):
+                raise ValueError(f'{path.name}: line {n}: expected {len(head)} fields, '
+                                 f'found {found}')
+    with open_text(path) as f:
         for _ in range(skip): f.readline()
         try: t = pd.read_csv(f, sep=sep, header=None, usecols=sorted(use.values()), dtype=str,
                              keep_default_na=False, skip_blank_lines=False, names=range(len(head)))

@@ -198,6 +198,8 @@ def _collect(o:Options, old:list, out:Path)->dict:
     "Do everything that `init` does, but write nothing."
     for key in ('fasta', 'gtf'):
         if not getattr(o, key): raise ValueError(f'--{key}: expected a file, found none')
+    if o.tss_base not in (-1, 0, 1):
+        raise ValueError(f'--tss-base: expected 0 or 1, found {o.tss_base}')
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
     aliases = annotation.aliases | (read_aliases(out/o.aliases) if o.aliases else {})

@@ -246,6 +246,9 @@ def _workplace(target):
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: lock.close(); continue # being swept: another one
         except OSError: return work, lock          # a place without locks: never swept
+        try: print('written by process', os.getpid(), file=lock, flush=True)
+        except OSError:                            # a disk that has no room for a line
+            shutil.rmtree(work); raise
         if (work/'lock').exists(): return work, lock
         lock.close()
 
