@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['REMOVALS', 'answers', 'evaluating', 'pick', 'Part', 'parts', 'transplant', 'blank', 'shuffled', 'Removals',
-           'remove_each', 'reliance', 'reliance_figure']
+           'remove_each', 'reliance', 'reads_dna', 'reliance_figure']
 
 # %% ../nbs/27_explain.ipynb #c003
-import inspect
+import inspect, math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from .genes import split_indices
 from .store import Batch, GeneStore
 from .metrics import METRICS, blocks, compare
 from .model import Prediction
+from .sequence import digest
+from .state import read_json, write_json
 from .train import TrainedRun, check_store, load_run, pick_device
 
 # %% ../nbs/27_explain.ipynb #c006
@@ -305,6 +307,69 @@ def reliance(
         out += [head | _cost(r.y, r.intact[name], gone, metric, n_boot=n_boot, seed=seed,
                              clustered=groups) | tail for metric in metrics]
     return pd.DataFrame(out)
+
+# %% ../nbs/27_explain.ipynb #d302
+def _dna_loss(
+    r:Removals, # of the sequence alone, by exchange
+    name:str,   # 'direct' or 'adjusted'
+    seed:int,   # of the bootstrap
+)->dict: # loss of MSE and r with 95 % intervals, the MSE with everything in place, and `moved`
+    "What one prediction loses when the DNA is exchanged among genes."
+    (gone,), out = [v for k, v in r.without.items() if k[2] == name], {}
+    for key, metric in (('mse', 'mse'), ('r', 'pearson')):
+        c = _cost(r.y, r.intact[name], gone, metric, n_boot=1000, seed=seed)
+        out |= {key: c['cost'], f'{key}_low': c['low'], f'{key}_high': c['high'],
+                f'{key}_intact': c['intact']}
+    out['moved'] = float(np.sqrt(((gone - r.intact[name])**2).mean()))
+    return {k: float(v) if math.isfinite(v) else None for k, v in out.items()}
+
+def _dna_said(d):
+    "The finding in one sentence."
+    best = max(d['losses'].values(), key=lambda x: x['mse_low'])
+    if not any(x['moved'] for x in d['losses'].values()):
+        return ('this model does not read DNA: its predictions stay the same, to the last digit, '
+                f'when the DNA is exchanged among {d["n"]} validation genes')
+    r = f' and r by {round(-best["r"], 3) + 0.:+.3f}' if best['r'] is not None else ''
+    return (f'this model {"reads DNA" if d["reads"] else "does not measurably read DNA"}: '
+            f'exchanging the DNA among {d["n"]} validation genes changes its squared error by '
+            f'{best["mse"]:+.4f} (95 % interval {best["mse_low"]:.4f} to {best["mse_high"]:.4f}; '
+            f'{best["mse_intact"]:.4f} with its own){r}')
+
+# %% ../nbs/27_explain.ipynb #d303
+def reads_dna(
+    run,                  # folder of a run, or a `TrainedRun`
+    store:GeneStore=None, # its data; None takes only what is kept in the folder
+    n:int=500,            # most validation genes to ask about
+    repeats:int=3,        # exchanges of the DNA among them
+    seed:int=0,           # of the choice of genes, the exchanges and the bootstrap
+    device:str='auto',    # 'auto', 'cpu' or 'gpu'
+)->dict: # `reads` (bool), `said` (a sentence), `n`, `split`, `losses` by prediction: see below
+    "Whether a model's accuracy rests on DNA; kept as `dna.json`. ValueError if it cannot be known."
+    r = run if isinstance(run, TrainedRun) else load_run(run)
+    kept = r.folder and r.folder/'dna.json'
+    key = dict(n_most=n, repeats=repeats, seed=seed)
+    if r.folder: key['weights'] = digest(r.folder/'model.safetensors')
+    d = read_json(kept) if kept and kept.exists() else {}
+    fits = all(d.get(k) == v for k, v in key.items())
+    if fits and (store is None or d['store'] in (store.fingerprint, store.oriented().fingerprint)):
+        return d
+    if store is None: raise ValueError(f'{r.folder}: not known yet whether it reads DNA; give its '
+                                       'store')
+    if r.config['inputs'].get('oriented'): store = store.oriented()
+    rows = split_indices(store.genes, r.train.fold, 'valid', r.train.target)
+    rows = np.sort(np.random.default_rng(seed).permutation(rows)[:n])
+    removals = remove_each(r, store, rows, chosen=[Part('sequence', 'sequence', sequence=True)],
+                           removals=('shuffle',), repeats=repeats, seed=seed, device=device,
+                           batch_size=max(1, min(256, 2_000_000//r.train.window)))
+    losses = {name: _dna_loss(removals, name, seed) for name in removals.intact}
+    d = key | dict(store=store.fingerprint, split='valid', target=r.train.target, n=len(rows),
+                   losses=losses, reads=any(x['moved'] > 0 and x['mse_low'] > 0
+                                            for x in losses.values()))
+    d['said'] = _dna_said(d)
+    if kept and kept.parent.is_dir():
+        try: write_json(kept, d)
+        except OSError: pass                              # a folder that may only be read
+    return d
 
 # %% ../nbs/27_explain.ipynb #c039
 _NAMES = dict(mse='MSE', mae='MAE', pearson='Pearson correlation', spearman='Spearman correlation')

@@ -500,6 +500,7 @@ class TrainedRun:
     model:nn.Module    # best weights, in evaluation mode
     train:TrainConfig  # how it was trained
     config:dict        # everything in `config.json`
+    folder:Path=None   # where it was read from
 
 def load_run(
     run, # folder written by `fit`
@@ -520,7 +521,7 @@ def load_run(
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f'{run}/config.json: {e}') from None
     weights = run/'model.safetensors'
-    return TrainedRun(fill(model, read_tensors(weights)[0], weights).eval(), cfg, c)
+    return TrainedRun(fill(model, read_tensors(weights)[0], weights).eval(), cfg, c, run)
 
 # %% ../nbs/26_train.ipynb #c038
 TOKENS = 2000 # tokens of a piece on a processor: a pass over them stays in its caches

@@ -89,9 +89,13 @@ def spoken(markdown):
     s = re.sub(r'[`*_$>#|]|\\(?:mathrm|text)?', '', s)
     return re.sub(r'\s+', ' ', s).strip()
 
-def alternative(source, above, heading):
+def alternative(source, above, heading, outputs=()):
     "What a figure shows: its own words, the titles that it is drawn with, or the text above it."
     if own := said_by(source): return own
+    drawn = [''.join(o['data'].get('text/plain', '')) for o in outputs
+             if 'image/png' in o.get('data', {})]
+    if drawn and not any(re.search(r'<Figure|<Axes', d) for d in drawn):
+        return '. '.join([spoken(heading), *map(spoken, drawn)])
     try: tree = ast.parse(source)
     except SyntaxError: return spoken(heading)
     titles = []
@@ -104,7 +108,9 @@ def alternative(source, above, heading):
     sentences = re.split(r'(?<=[.:?])\s+', spoken(above))
     drawn = r'\b(figure|panel|dot|bar|line|curve|map)s?\b'
     told = [s for s in sentences if re.search(drawn, s, re.I)]
-    return '. '.join(dict.fromkeys([spoken(heading), *titles, *(told or sentences)[:2]]))[:400]
+    said = [s.strip(' .:;,') for s in (spoken(heading), *titles, *(told or sentences)[:2])]
+    out = '. '.join(dict.fromkeys(s for s in said if s)) + '.'
+    return out if len(out) < 420 else out[:400].rsplit(' ', 1)[0] + ' …'
 
 def where(b):
     "One line under the title: time, module, download, how to open it."
@@ -157,7 +163,7 @@ def page(b):
             meta['tags'].append('hide-input')
             meta['mystnb'] |= dict(code_prompt_show=label, code_prompt_hide=label)
         if any('image/png' in o.get('data', {}) for o in outputs):
-            alt = alternative(source, above, heading)
+            alt = alternative(source, above, heading, outputs)
             meta['mystnb']['image'] = dict(alt=alt)
         names = [n for n, _ in defined(shown) if not n.startswith('_') and n not in symbols]
         if 'export' in said and names:
@@ -342,9 +348,10 @@ def command_line():
     "`--help` of the program and of each of its commands, as they are printed."
     env = os.environ | dict(COLUMNS='80', PYTHONPATH=str(ROOT), NO_COLOR='1')
     def ask(*argv):
-        ask = [sys.executable, '-m', 'gxprism.cli', *argv, '--help']
+        ask = 'import sys; from gxprism.cli import main; main(sys.argv[1:])'
+        ask = [sys.executable, '-c', ask, *argv, '--help']
         p = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-        return p.stdout.replace('cli.py', 'gxprism')
+        return p.stdout
     top = ask()
     commands = re.findall(r'^    ([a-z][\w-]*)\s', top, re.M)
     out = ['# The command line', 'What `gxprism --help` prints, and what each command says of '
@@ -433,7 +440,7 @@ def assemble(words):
     new['about/citation.md'] = f'# How to cite\n\n```yaml\n{cite}```\n'
     new['symbols.json'] = json.dumps(symbols, sort_keys=True)
     new['conf.py'] = (HERE/'conf.py').read_text()
-    new['_static/book.css'] = (HERE/'book.css').read_text()
+    for f in ('book.css', 'book.js'): new[f'_static/{f}'] = (HERE/f).read_text()
     for name, s in new.items():                       # a page that is as it was is not built again
         p = SRC/name
         p.parent.mkdir(parents=True, exist_ok=True)

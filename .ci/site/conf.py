@@ -9,13 +9,14 @@ project, html_title, author = 'gxprism', 'gxprism', 'The gxprism authors'
 copyright = author
 extensions = ['myst_nb']
 nb_execution_mode = 'off'
-nb_render_image_options = {}
+nb_render_markdown_format = 'gfm'
 nb_merge_streams = True
 myst_enable_extensions = ['dollarmath', 'fieldlist', 'attrs_block', 'attrs_inline']
 myst_heading_anchors = 4
 suppress_warnings = ['myst.header', 'ref.python', 'mystnb.unknown_mime_type']
 exclude_patterns = ['downloads']
-html_theme, html_static_path, html_css_files = 'furo', ['_static'], ['book.css']
+html_theme, html_static_path = 'furo', ['_static']
+html_css_files, html_js_files = ['book.css'], ['book.js']
 html_theme_options = dict(navigation_with_keys=True)
 html_copy_source = html_show_sphinx = html_domain_indices = False
 html_extra_path = ['downloads']
@@ -60,7 +61,8 @@ def finish(app, page, template, context, doctree):
     "Scrolling tables, and names of the package that lead to their entries."
     body = context.get('body')
     if not body: return
-    body = body.replace('<summary aria-label="Toggle hidden content">', '<summary>')
+    body = re.sub(r'<summary aria-label="Toggle hidden content">\s*<p class="collapsed[^>]*>(.*?)'
+                  r'</p>.*?</summary>', r'<summary>\1</summary>', body, flags=re.S)
     body = re.sub(r'<table.*?</table>', scrolling, body, flags=re.S)
     up = '../'*page.count('/')
     def entry(m):
