@@ -61,7 +61,8 @@ def _scan(
                 if line.startswith('##FASTA'): break
                 continue
             w = line.rstrip('\r\n').split('\t')
-            if len(w) != 9 or '\0' in line: raise wrong(n, '9 fields separated by tabs', line[:40].rstrip())
+            if len(w) != 9 or '\0' in line:
+                raise wrong(n, '9 fields separated by tabs', line[:40].rstrip())
             chrom, _, kind, a, b, _, strand, _, text = w
             if kind in _SKIP: continue
             if not (a.isdigit() and b.isdigit() and 1 <= int(a) <= int(b)):

@@ -159,6 +159,19 @@ def _fetch(a):
     if not a.out: raise ValueError('--out: expected a folder to put the file in')
     print(sources.fetch(a.name, a.out, accept_licence=a.accept_licence, progress=a.progress))
 
+# %% ../nbs/39_cli.ipynb #l039place
+def _place(a):
+    from gxprism.place import place
+    write_table(place(a.table, train=a.train), check_out(a.out))
+
+def _place_command(add):
+    "Arguments of place."
+    p = add('place', _place, 'predict what promoters express at places of the K562 genome')
+    p.add_argument('table', help='places: promoter, marks and proximities, as the TRIP table')
+    p.add_argument('--out', required=True, help='file to write: row, predicted, what was known')
+    p.add_argument('--train', help='places with expression (default: the table of GXPRISM_DATA)')
+    _options(p)
+
 # %% ../nbs/39_cli.ipynb #c010
 def _classical(
     spec,    # `DatasetSpec`
@@ -359,6 +372,7 @@ def parser(
         add_arguments(p)
     _data_commands(add)
     _model_commands(add)
+    _place_command(add)
     return top
 
 # %% ../nbs/39_cli.ipynb #c017

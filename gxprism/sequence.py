@@ -242,13 +242,14 @@ def _workplace(target):
     "Make a hidden folder beside `target` and lock it; the folder and the lock."
     while True:
         work = Path(tempfile.mkdtemp(prefix=f'.{target.name}.partial-', dir=target.parent))
-        lock = open(work/'lock', 'w')
+        try: lock = open(work/'lock', 'w')
+        except OSError: work.rmdir(); raise        # no descriptor left
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: lock.close(); continue # being swept: another one
         except OSError: return work, lock          # a place without locks: never swept
         try: print('written by process', os.getpid(), file=lock, flush=True)
         except OSError:                            # a disk that has no room for a line
-            shutil.rmtree(work); raise
+            (work/'lock').unlink(); work.rmdir(); raise
         if (work/'lock').exists(): return work, lock
         lock.close()
 
@@ -295,7 +296,12 @@ def publish(
             e.filename = str(path)                   # what the user knows
         raise
     finally:
-        if lock: shutil.rmtree(work, ignore_errors=True); lock.close()
+        if lock:
+            with suppress(OSError):                      # needs no descriptor: may be there is none
+                for f in (work/target.name, work/'lock'): f.unlink(missing_ok=True)
+                work.rmdir()
+            lock.close()
+            shutil.rmtree(work, ignore_errors=True)
         for p in made: 
             with suppress(OSError): p.rmdir()
 
