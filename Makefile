@@ -1,6 +1,8 @@
 # make run [DATA=folder]   the main job: store, direct fusion and Prism, scores, figures
 # make test                every check of the project; ends with "N passed, N failed"
 # make notebooks           execute every notebook in place (minutes to an hour)
+# make notebooks SIZE=smoke   as JupyterLab would, in a copy: nothing stored is changed (minutes)
+# make lab [SIZE=smoke]    JupyterLab on the notebooks; cells that need data or a GPU are skipped
 # make site                the book as pages for a browser: _docs/html/index.html
 # make site-test           look at each page in a browser of this machine, if there is one
 # make faults             break it on purpose, some 1,700 times; stop at any time, go on later (51_faults)
@@ -21,8 +23,17 @@ test: .venv/ready $(if $(BROWSER),.venv/site)
 	$(BIN)/python .ci/check.py
 
 notebooks: .venv/ready
+ifeq ($(SIZE),smoke)
+	$(BIN)/python .ci/notebooks.py
+else
 	for nb in nbs/[0-9]*.ipynb nbs/index.ipynb; do (cd nbs && ../$(BIN)/jupyter execute --inplace $$(basename $$nb)) || exit 1; done
 	$(BIN)/nbdev_clean
+endif
+
+lab: .venv/ready
+	mkdir -p .gxprism/ipython/profile_default/startup
+	cp .ci/flags.py .gxprism/ipython/profile_default/startup
+	IPYTHONDIR=$(CURDIR)/.gxprism/ipython GXPRISM_SIZE=$(or $(SIZE),smoke) $(BIN)/jupyter lab nbs
 
 site: .venv/site
 	$(BIN)/python .ci/site/build.py
@@ -59,4 +70,4 @@ gpu:
 gpu-take: .venv/ready
 	$(BIN)/python .ci/gpu.py --take $(FROM)
 
-.PHONY: run test notebooks site site-test faults evidence wheels gpu-data gpu gpu-take
+.PHONY: run test notebooks lab site site-test faults evidence wheels gpu-data gpu gpu-take

@@ -248,6 +248,24 @@ def check_gpu_script():
         cells = json.loads((p/'nbs'/'42_exp_tiny.ipynb').read_text())['cells']
         assert [''.join(c['outputs'][0]['text']) for c in cells[2:]] == ['old\n', '42\n']
 
+def test_book():
+    "Plain nbdev_test, whose notebooks share processes; it may rewrite no tracked file."
+    changes = lambda: subprocess.run(['git', 'diff'], cwd=ROOT, capture_output=True).stdout
+    flags = ['--flags', 'data'] if os.environ.get('GXPRISM_DATA') else []
+    start, before, said = time.time(), changes(), []
+    p = subprocess.Popen([Path(PY).parent/'nbdev_test', '--do_print', *flags], cwd=ROOT,
+                         env={k: v for k, v in ENV.items() if k != 'PYTHONWARNINGS'}, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for line in p.stdout:
+        if m := re.match(r'- Completed .*?(\w+\.ipynb)', line): print('ran   ', m[1], flush=True)
+        elif not line.startswith('Starting '): said.append(line)
+    bad = re.findall(r'^\t(\w+\.ipynb)$', ''.join(said), re.M)
+    if p.wait() and not bad: bad = [nb.name for nb in BOOK]
+    if bad: print(''.join(said)[-9000:], *(f'FAILED {name}' for name in bad), sep='\n')
+    if not (same := changes() == before): print('FAILED nbdev_test rewrote tracked files')
+    print(f'{len(BOOK) - len(bad)} of {len(BOOK)} notebooks run ({time.time() - start:.0f} s)')
+    return [nb.name not in bad for nb in BOOK] + [same]
+
 def test_notebook(nb):
     "Execute one notebook as nbdev_test does, in a process of its own."
     flags = ['--flags', 'data'] if os.environ.get('GXPRISM_DATA') else []
@@ -273,7 +291,9 @@ def main(words):
              for nb in sorted(BOOK, key=lambda p: -p.stat().st_size)]
     chosen = lambda pairs: [p for p in pairs if not words or any(w in p[0] for w in words)]
     done = [report(*j) for j in chosen(jobs)]
-    with ThreadPoolExecutor(2) as pool: done += pool.map(lambda j: report(*j), chosen(tests))
+    if not words: done += test_book()
+    else:
+        with ThreadPoolExecutor(2) as pool: done += pool.map(lambda j: report(*j), chosen(tests))
     print(f'{sum(done)} passed, {len(done) - sum(done)} failed')
     return not all(done)
 

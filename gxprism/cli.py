@@ -172,6 +172,30 @@ def _place_command(add):
     p.add_argument('--train', help='places with expression (default: the table of GXPRISM_DATA)')
     _options(p)
 
+# %% ../nbs/39_cli.ipynb #l041expl
+def _explain(a):
+    from gxprism.store import GeneStore
+    from gxprism.tracks import explain
+    _threads(a)
+    out = explain(a.run, GeneStore(a.store), a.out, 'all' if a.all else a.genes, a.prediction,
+                  a.steps, a.mutate, a.sizes, a.device, a.progress)
+    print(f'{out}: tracks, reliance, occlusion, genes.tsv; explain.json says how they were made')
+
+def _explain_command(add):
+    "Arguments of explain."
+    p = add('explain', _explain, 'what runs lean on: tracks for a genome browser, logos, reliance')
+    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
+    p.add_argument('--out', required=True, help='folder to write, whole or not at all')
+    which = p.add_mutually_exclusive_group()
+    which.add_argument('--genes', help='file of genes, one a line (default: 100 test genes)')
+    which.add_argument('--all', action='store_true', help='every gene of the store')
+    p.add_argument('--prediction', choices=('direct', 'adjusted'), default='direct', help='which')
+    p.add_argument('--steps', type=_whole(), default=32, help='points of integrated gradients')
+    p.add_argument('--mutate', type=_whole(0), default=200,
+                   help='bases around the TSS to mutate; 0 for none')
+    p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
+    _options(p, '--store', '--threads', '--device')
+
 # %% ../nbs/39_cli.ipynb #c010
 def _classical(
     spec,    # `DatasetSpec`
@@ -372,6 +396,7 @@ def parser(
         add_arguments(p)
     _data_commands(add)
     _model_commands(add)
+    _explain_command(add)
     _place_command(add)
     return top
 

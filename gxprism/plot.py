@@ -73,10 +73,21 @@ def _png(fig):
         small, format='PNG', optimize=True)
     return small.getvalue()
 
+def _words(fig):
+    "What `fig` says, for those who do not see it: titles, which are findings, and axes."
+    one_line = lambda texts: '; '.join(dict.fromkeys(' '.join(t.split()) for t in texts if t))
+    titles = [fig.get_suptitle(), *(a.get_title(at) for a in fig.axes
+                                    for at in ('left', 'center', 'right'))]
+    axes = (t for a in fig.axes for t in (a.get_xlabel(), a.get_ylabel()))
+    return '. '.join(filter(None, (one_line(titles) or 'A figure', one_line(axes)))) + '.'
+
 def _compact():
-    "Make the running notebook, if there is one, show figures through `_png`."
+    "Make the running notebook, if there is one, show figures through `_png` and `_words`."
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    if shell is not None: shell.display_formatter.formatters['image/png'].for_type(Figure, _png)
+    if shell is None: return
+    known = shell.display_formatter.formatters
+    known['image/png'].for_type(Figure, _png)
+    known['text/plain'].for_type(Figure, lambda fig, p, cycle: p.text(_words(fig)))
 
 # %% ../nbs/08_plot.ipynb #c011
 def _styled(draw):

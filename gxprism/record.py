@@ -245,7 +245,7 @@ class Run:
         data=None,        # fingerprint of each data set by its name, hexadecimal
         config=None,      # flat settings worth printing
         device=None,      # 'cpu' or 'cuda'; default: cuda where there is one
-        folder=None,      # where results go; default: `data/results` of the repository
+        folder=None,      # where results go; default: `data/results`, of smoke `.gxprism/smoke`
     ):
         "Note code, machine and data; raises `ValueError` on a bad name, size or fingerprint."
         if not re.fullmatch(r'[a-z][a-z0-9_]*', experiment):
@@ -256,7 +256,8 @@ class Run:
         for k, v in (data or {}).items():
             if not re.fullmatch(r'[0-9a-fA-F]{8,}', str(v)):
                 raise ValueError(f'data, {k}: expected a hexadecimal fingerprint, found {v!r}')
-        self.folder = results_folder(folder)
+        self.folder = results_folder(folder, '.gxprism/smoke' if size == 'smoke'
+                                     else 'data/results')
         path = find_notebook(experiment, notebook)
         self.provenance = _provenance(experiment, path, size, seeds, data or {}, config or {},
                                       device)

@@ -68,6 +68,8 @@ _HF, _UCSC = 'https://huggingface.co', 'https://hgdownload.soe.ucsc.edu/goldenPa
 _EBI = 'https://ftp.ebi.ac.uk/biostudies/fire/E-GEUV-/001/E-GEUV-1/Files/E-GEUV-1/analysis_results'
 _NILAB = 'https://raw.githubusercontent.com/ni-lab/personalized-expression-benchmark'
 _CARD = 'not stated here; read the card of the repository'
+_RAW, _UNSEEN = 'https://raw.githubusercontent.com', 'address not tried from here'
+_CRISPR = 'EPCrisprBenchmark_combined_data.training_K562.GRCh38.tsv.gz'
 
 SOURCES = {s.name: s for s in (
     _encode('ENCFF465GBD', 'K562 H3K27ac ChIP-seq'),
@@ -99,6 +101,21 @@ SOURCES = {s.name: s for s in (
            f'{_EBI}/GD462.GeneQuantRPKM.50FN.samplename.resk10.txt.gz',
            'GD462.GeneQuantRPKM.50FN.samplename.resk10.txt.gz', 'open, with citation (E-GEUV-1)',
            bytes=90_812_592, checksum='md5:500bffeed8e0f770c157e0189e9e50ae'),
+    Source('crispr_k562', 'CRISPRi of elements in K562: 10,356 element-gene pairs',
+           f'{_RAW}/EngreitzLab/CRISPR_comparison/e34b78d489aa8535ae49384abd1fc64ced8ffe3c/'
+           f'resources/crispr_data/{_CRISPR}', _CRISPR, 'MIT', bytes=996_546,
+           checksum='sha256:9eddfe18f6797ba33db8ba7e75378cc6af6b79cbb83f62d470c6e0cefed79405',
+           note=f'{_UNSEEN}; startTSS is off in many rows: take distanceToTSS'),
+    Source('trip_k562', 'TRIP: six promoters at thousands of places of K562, R data',
+           f'{_RAW}/vansteensellab/Promoters_in_LADs/e76c0785b6175b084c82693a6c2fd741ae3df21f/'
+           'data/cl20181013_feature_set_trip.Rdata', 'cl20181013_feature_set_trip.Rdata',
+           'none stated in the repository: cite Leemans et al., Cell 2019, ask before passing it on',
+           note=f'{_UNSEEN}; to be written from R as a table with the columns of 34b'),
+    Source('satmut_k562', 'saturation mutagenesis of promoters and enhancers, one base at a time',
+           f'{_RAW}/kircherlab/MPRA_SaturationMutagenesis/c5cadb46a3ec9bbeb8f678e8dc2b2335191f121b/'
+           'data/elements.tsv.gz', 'satmut_elements.tsv.gz',
+           'GPL-3.0 (repository); cite Kircher et al., Nature Communications 10:3583, 2019',
+           note=f'{_UNSEEN}; elements called promoters, GRCh38 rows'),
 )}
 
 # %% ../nbs/06_sources.ipynb #c012

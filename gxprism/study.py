@@ -31,7 +31,7 @@ from .genes import split_indices
 from .store import DatasetSpec, GeneStore, prepare
 from .metrics import METRICS, blocks, compare as paired, holm, power, scores
 from .record import (Results, find_notebook, flat_row, library_fingerprint, load, origin,
-                            repo_root, results_folder, source_fingerprint)
+                            repo_root, results_folder, size, source_fingerprint)
 from .render import simulate
 from .features import expecto_features, gene_features
 from .classical import CLASSICAL, fit_classical
@@ -365,6 +365,9 @@ def run_study(
 )->int:                 # trainings added to the results
     "Train what is missing, most important first, and gather what is finished, whatever happens."
     notebook = None if isinstance(study, Study) else Path(study)
+    if notebook and folder is None and size() == 'smoke':
+        print('smoke size: nothing is trained, what is stored stays')
+        return 0
     study = study if notebook is None else study_of(notebook)
     work = Path(work or work_folder(study.name))
     folder = results_folder(None)/study.name if folder is None else Path(folder)

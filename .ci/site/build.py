@@ -94,7 +94,7 @@ def alternative(source, above, heading, outputs=()):
     if own := said_by(source): return own
     drawn = [''.join(o['data'].get('text/plain', '')) for o in outputs
              if 'image/png' in o.get('data', {})]
-    if drawn and not any(re.search(r'<Figure|<Axes', d) for d in drawn):
+    if drawn and not any(re.match(r'<Figure|<Axes|A figure\.', d) for d in drawn):
         return '. '.join([spoken(heading), *map(spoken, drawn)])
     try: tree = ast.parse(source)
     except SyntaxError: return spoken(heading)
@@ -183,7 +183,7 @@ def comments(source):
     alone = lambda t: not lines[t.start[0] - 1][:t.start[1]].strip()
     return {t.start[0]: (t.string.lstrip('# ').strip(), alone(t))
             for t in tokenize.generate_tokens(io.StringIO(source).readline)
-            if t.type == tokenize.COMMENT}
+            if t.type == tokenize.COMMENT and not t.string.startswith('# %%')}
 
 def comment_of(first, last, said, floor):
     "The docment of something on lines first to last: behind it, or on lines of its own above."

@@ -36,6 +36,7 @@ LOOK = r'''() => {
   for (let n; n = walk.nextNode();) {
     if (n.parentElement.closest('pre,code,script,style,annotation,.search')) continue;
     if (/\|\s?[-—–]+\s?\|/.test(n.data)) bad.push('table: raw: ' + n.data.slice(0, 40));
+    if (n.data.includes('%%')) bad.push('a mark of nbdev is shown: ' + n.data.slice(0, 40));
     if (n.data.includes('$')) bad.push('formula: raw $: ' + n.data.trim().slice(0, 60)); }
   for (const m of article.querySelectorAll('math')) {
     const rows = m.querySelector('semantics > :first-child') || m;
@@ -86,14 +87,14 @@ WIDTH = '''() => { const wide = document.documentElement.scrollWidth - innerWidt
   return `${wide} px too wide: ` + (out ? `<${out.tagName} class="${out.className}">` : '') }'''
 
 BROKEN = '''<!doctype html><title>x</title><body><article><h1>a</h1><h3>b</h3>
-<img src="none.png" alt=""><p>raw $x$ |---| and
+<img src="none.png" alt=""><p>raw $x$ |---| and %%
 <math><mi>\\sum</mi></math></p><pre>#| hide</pre><pre> </pre>
 <div style="width: 1400px">wide</div><p style="color: #bbb">pale</p><a href="none.html">n</a>
 <a href="#none">n</a><script>console.error('x')</script><script src="https://cdn.example/x.js">
 </script><table><tbody>''' + '<tr><td>1</td></tr>'*20 + '</tbody></table></article>'
 FOUND = ('headings:', 'image: not loaded', 'image: no words', 'raw $', 'raw LaTeX', 'a directive',
          'px too wide', 'contrast:', 'none.html', '#none', 'console:', 'from elsewhere',
-         'before the fold', 'table: raw', 'empty box')
+         'before the fold', 'table: raw', 'empty box', 'mark of nbdev')
 
 class Visit:
     "A served folder and a browser page that remembers what went wrong."
