@@ -119,8 +119,8 @@ def _threads(a):
 def _opened(a):
     "The run, and the store in the direction in which the run reads."
     from gxprism.store import GeneStore
-    from gxprism.train import load_run
-    run, store = load_run(a.run, **settings(a.set)), GeneStore(a.store)
+    from gxprism.weights import load
+    run, store = load(a.run, progress=a.progress, **settings(a.set)), GeneStore(a.store)
     return run, store.oriented() if run.config['inputs'].get('oriented') else store
 
 def _predict(a):
@@ -184,6 +184,31 @@ def _fetch(a):
     for name in table.index:               # a group such as yeast, one by one
         print(sources.fetch(name, a.out, accept_licence=a.accept_licence, progress=a.progress,
                             pattern=a.pattern, auth=auth and tuple(auth)))
+
+# %% ../nbs/39_cli.ipynb #d413
+def _geneexp(a):
+    from gxprism.sources import geneexp_dataset
+    geneexp_dataset(a.root, a.cell, a.out, contacts=not a.no_contacts)
+
+def _paper(a):
+    from gxprism.paper import SEEDS, paper
+    seeds = SEEDS[:a.seeds]
+    print(paper(a.data, a.out, a.hours, a.preset, seeds, a.steps or 0).round(4).to_string())
+
+def _paper_commands(add):
+    "Arguments of geneexp and paper."
+    p = add('geneexp', _geneexp, "describe the paper's published files as a data set")
+    p.add_argument('--root', required=True, help='folder of GeneExp, as fetched')
+    p.add_argument('--cell', default='K562', choices=('K562', 'GM12878', 'H1'), help='cell line')
+    p.add_argument('--out', required=True, help='folder of the data set, made here')
+    p.add_argument('--no-contacts', action='store_true', help='without the Hi-C profiles')
+    p = add('paper', _paper, "train the paper's table, most important first, in the time there is")
+    p.add_argument('--data', required=True, help='folder with a dataset.json, such as of geneexp')
+    p.add_argument('--out', default='paper', help='folder of trainings and table')
+    p.add_argument('--hours', type=float, help='time there is (default: until all is done)')
+    p.add_argument('--seeds', type=_whole(), default=5, help='of each network, at most 5')
+    p.add_argument('--steps', type=_whole(), help="optimiser steps (default: the preset's)")
+    p.add_argument('--preset', help='settings (default: paper with a GPU, else laptop)')
 
 # %% ../nbs/39_cli.ipynb #l039place
 def _place(a):
@@ -321,8 +346,8 @@ def _run(a):
     for m, r in o.runs.items(): print(f'run of {m}: {r[0]}')
 
 # %% ../nbs/39_cli.ipynb #d409
-ORDER = ('init', 'check', 'run', 'explain', 'variants', 'report', 'predict', 'prepare', 'train',
-         'evaluate', 'place', 'simulate', 'fetch', 'geneexp', 'paper')
+ORDER = ('init', 'check', 'run', 'explain', 'variants', 'edit', 'report', 'predict', 'prepare',
+         'train', 'evaluate', 'place', 'simulate', 'fetch', 'geneexp', 'paper')
 
 def model_names()->list: # of text
     "Names of the models that come with the package, read off the list without importing it."
@@ -350,7 +375,7 @@ def _options(
               'paper (as published, for a GPU) or smoke (seconds)')
     common = {
         '--store': dict(required=True, help='folder of the store'),
-        '--run': dict(required=True, help='folder of the run'),
+        '--run': dict(required=True, help='folder of the run, .zip of one, or hub:owner/name'),
         '--seed': dict(type=_whole(0), default=2, help='random seed'),
         '--device': dict(choices=('auto', 'cpu', 'gpu'), default='auto', help='where to compute'),
         '--threads': dict(type=_whole(), help='CPU threads (default: all)'),
@@ -468,6 +493,7 @@ def parser(
     _report_command(add)
     _variants_command(add)
     _place_command(add)
+    _paper_commands(add)
     _edit_command(add)
     commands._choices_actions.sort(key=lambda x: (*ORDER, x.dest).index(x.dest))
     return top
