@@ -33,16 +33,16 @@ def surroundings(
 )->pd.DataFrame:           # `total`, `around` (without the own promoter), `region`; `n` rows
     "Sums of activity times contact over the elements within 5 Mb of every gene."
     out = np.zeros((len(genes), 3))
-    on = {c: e.assign(mid=(e.start + e.end)//2).sort_values('mid')
-          for c, e in elements.groupby('chrom')}
+    e = elements.assign(mid=(elements.start + elements.end)//2,
+                        half=(elements.end - elements.start)/2).sort_values('mid')
+    on = {c: [t[k].to_numpy() for k in ('mid', 'half', 'activity')]
+          for c, t in e.groupby('chrom')}
     for row, (chrom, tss) in enumerate(zip(genes.chrom, genes.tss.to_numpy())):
         if chrom not in on: continue
-        e = on[chrom]
-        mid = e.mid.to_numpy()
+        mid, half, activity = on[chrom]
         s = slice(*np.searchsorted(mid, [tss - REACH, tss + REACH]))
         d = np.abs(mid[s] - tss)
-        x = e.activity.to_numpy()[s]*contact(d)
-        own = d <= OWN + (e.end.to_numpy()[s] - e.start.to_numpy()[s])/2
+        x, own = activity[s]*contact(d), d <= OWN + half[s]
         out[row] = x.sum(), x[~own].sum(), x[d > REGION].sum()
     return pd.DataFrame(out, columns=['total', 'around', 'region'], index=genes.index)
 
@@ -161,17 +161,17 @@ def own_activity(
 )->np.ndarray:             # activity times contact that silencing takes away; `(n,)`
     "Sum over our elements that a pair's element touches."
     out = np.zeros(len(pairs))
-    on = {c: e.sort_values('start') for c, e in elements.groupby('chrom')}
+    sort = elements.sort_values('start')
+    on = {c: [e[k].to_numpy() for k in ('start', 'end', 'activity')]
+          for c, e in sort.groupby('chrom')}
     longest = int((elements.end - elements.start).max()) if len(elements) else 0
     rows = zip(pairs.chrom, pairs.start - pad, pairs.end + pad, pairs.tss)
     for i, (chrom, lo, hi, tss) in enumerate(rows):
         if chrom not in on: continue
-        e = on[chrom]
-        start = e.start.to_numpy()
+        start, end, activity = on[chrom]
         s = slice(*np.searchsorted(start, [lo - longest, hi]))
-        e = e.iloc[s]
-        e = e[e.end > lo]
-        out[i] = (e.activity*contact((e.start + e.end)//2 - tss)).sum()
+        x = activity[s]*contact((start[s] + end[s])//2 - tss)
+        out[i] = x[end[s] > lo].sum()
     return out
 
 def table_activity(
