@@ -143,6 +143,31 @@ for name in MODELS:
     for method in ('forward', 'loss'): assert hasattr(cls, method), (name, method)
 ''')
 
+def check_docstrings():
+    "What comments say beside parameters, `?` shows: for every public function and class."
+    out = sh(PY, '-c', '''
+import importlib, inspect, sys
+from fastcore.docments import docments
+same = lambda text: "".join(text.split())
+bad, n = [], 0
+for m in sys.argv[1:]:
+    module = importlib.import_module("gxprism." + m)
+    for name in module.__all__:
+        f = getattr(module, name)
+        if not callable(f) or getattr(f, "__module__", "") != module.__name__: continue
+        if not f.__doc__: bad.append(f"{m}.{name}: no docstring"); continue
+        if type(f).__module__.startswith(("numba", "triton")): continue
+        n += 1
+        try: said = docments(f, full=False)
+        except Exception: continue
+        for k, v in said.items():
+            if all(same(l) in same(f.__doc__) for l in (v or "").splitlines()): continue
+            bad.append(f"{m}.{name}: {k}: {v}")
+assert not bad, f"{len(bad)} faults\\n" + "\\n".join(bad[:40])
+print(n)
+''', *(m for m in modules() if m != 'docs'))
+    return f'{out.strip().splitlines()[-1]} functions and classes'
+
 def check_site():
     "The book as a site: it builds without a warning, and every page reads well in a browser."
     if why := sh(PY, ROOT/'.ci'/'site'/'test.py', '--why-not').strip(): return why

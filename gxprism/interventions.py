@@ -145,7 +145,7 @@ def _truth(word): # texts; True, False or missing
 def read_crispr(
     path,          # table of pairs of an element and a gene, official or with our names
     genes=None,    # gene_id and tss (0-based) of the right build, to check coordinates
-)->pd.DataFrame:   # names of CRISPR, `row`; numbers float64, blank is NaN; `left_out`: why, or empty
+)->pd.DataFrame:   # names of CRISPR, `row`; float64, blank is NaN; `left_out`: why, or empty
     "Read silenced elements; `ValueError` naming file, row, expected and found, or another build."
     t = read_columns(path, ())
     name, out = Path(path).name, {}

@@ -93,10 +93,9 @@ def occupancy(
     "How much the proteins of some motifs would sit on stretches of DNA."
     x, out = np.asarray(codes), []
     for word in words.values():
-        m, odds = motif_matrix(word), 0
-        for weights in (m, np.c_[m[::-1, 3::-1], m[::-1, 4]]):
-            at = np.lib.stride_tricks.sliding_window_view(x, len(m), axis=1)
-            odds = odds + (2.**weights[np.arange(len(m)), at].sum(-1)).sum(1)
+        m, l = motif_matrix(word).astype(np.float32), x.shape[1] - len(word) + 1
+        both = m, np.c_[m[::-1, 3::-1], m[::-1, 4]]
+        odds = sum(np.exp2(sum(w[i][x[:, i:i + l]] for i in range(len(w)))).sum(1) for w in both)
         out.append(np.log2(odds + 1))
     return np.stack(out, 1)
 

@@ -63,12 +63,56 @@ def _fourdn(
     return Source(accession, what, url, f'{accession}.hic', _4DN,
                   note='needs a 4DN access key: fetch(..., auth=(key, secret))')
 
+# %% ../nbs/06_sources.ipynb #yeast_c
+_RAW, _UNSEEN = 'https://raw.githubusercontent.com', 'address not tried from here'
+
+def _yeast(
+    name:str, # after `yeast_`
+    what:str, # what it holds
+    at:str,   # owner/repository/commit/path on GitHub
+    licence:str='none stated in the repository: ask before passing it on',
+    note:str=_UNSEEN, # what a user should know
+)->Source:
+    "A part of the yeast data of 48: a file of a public repository, at one commit."
+    return Source(f'yeast_{name}', what, f'{_RAW}/{at}', at.rsplit('/', 1)[1], licence, note=note)
+
+_NDR = 'rchereji/Detect_NDRs_and_flanking_nucleosomes/55a44192114a4f5599b16a3c8232155336869780'
+_PEAKS = 'CEGRcode/2021-Rossi_Nature/0985bfbc059d9305f5c05d7304632157594252f9/04_ChExMix_Peaks'
+_WINSTON = 'winston-lab/genomefiles-cerevisiae/b702f7a0921292817f03a5ecd3e2b7b6df036a96'
+_EPIFLUX = 'mrivas/epiflux/8cfc2531bd5799bd268539d040099f80cc0f670b'
+_LONG = ('Tom-Ellis-Lab/yorzoi/99bacbb5c12d88d98240b4bf315d354ffb516891/yorzoi/eval/scramble/'
+         'bigwigs/JS710_{}_porechopped_filtered_canuCorrected_distinguished.{}.bw')
+_UNSURE = f'{_UNSEEN}, nor seen in a listing of the repository'
+_YEAST = [
+    Source('yeast_genome', 'yeast: genome R64-1-1 = sacCer3, FASTA',
+           'https://hgdownload.soe.ucsc.edu/goldenPath/sacCer3/bigZips/sacCer3.fa.gz',
+           'sacCer3.fa.gz', 'free for any use (UCSC)', note=f'{_UNSEEN}; leave out chrM'),
+    Source('yeast_genes', 'yeast: open reading frames, introns, tRNA genes of SGD',
+           'https://sgd-archive.yeastgenome.org/curation/chromosomal_feature/SGD_features.tab',
+           'SGD_features.tab', 'CC BY 4.0 (SGD)',
+           note=f'{_UNSEEN}; newer than the table of 2017-03-31 behind 48'),
+    _yeast('transcripts', 'yeast: starts and ends of transcripts', f'{_NDR}/Yeast_Transcripts.mat'),
+    *(_yeast(f'dyads_{i}', f'yeast: nucleosome dyads, MNase-seq, replicate {i}',
+             f'{_NDR}/Dyads_AGH01-{i}_120_160.mat') for i in (1, 2)),
+    _yeast('starts', 'yeast: further starts, from TSS-seq',
+           f'{_WINSTON}/annotations/Scer_polIItranscripts-adjustedTSS.bed', 'GPL (repository)'),
+    *(_yeast(k.lower(), f'yeast: ChIP-exo peaks of {k} (GSE147927)', f'{_PEAKS}/{k}_CX.bed', 'MIT',
+             _UNSEEN if k == 'Htz1' else _UNSURE) for k in ('Htz1', 'Spt15', 'Sua7')),
+    *(_yeast(f'rna_{k}_{s}', f'yeast: long-read RNA of JS710, {day}, {s} strand',
+             _LONG.format(day, s), 'MIT (repository)')
+      for k, day in (('a', '20181122'), ('b', '20181203')) for s in ('plus', 'minus')),
+    _yeast('cycle', 'yeast: RNA-seq over the metabolic cycle (GSE52339)', f'{_EPIFLUX}/examples/'
+           'data/transcriptomes/GSE52339_RNAseq_genes.fpkm_tracking', note=_UNSURE),
+    *(_yeast(k, f'yeast: {k.upper()[:3]}{k[3:]} per gene over the cycle (GSE52339)',
+             f'{_EPIFLUX}/paper_figures/figure4-5/dfi_T_15_{f}.csv', note=_UNSURE)
+      for k, f in (('h3k9ac', 'ac'), ('h3k4me3', 'me'))),
+]
+
 # %% ../nbs/06_sources.ipynb #c011
 _HF, _UCSC = 'https://huggingface.co', 'https://hgdownload.soe.ucsc.edu/goldenPath/hg38/bigZips'
 _EBI = 'https://ftp.ebi.ac.uk/biostudies/fire/E-GEUV-/001/E-GEUV-1/Files/E-GEUV-1/analysis_results'
 _NILAB = 'https://raw.githubusercontent.com/ni-lab/personalized-expression-benchmark'
 _CARD = 'not stated here; read the card of the repository'
-_RAW, _UNSEEN = 'https://raw.githubusercontent.com', 'address not tried from here'
 _CRISPR = 'EPCrisprBenchmark_combined_data.training_K562.GRCh38.tsv.gz'
 
 SOURCES = {s.name: s for s in (
@@ -109,20 +153,27 @@ SOURCES = {s.name: s for s in (
     Source('trip_k562', 'TRIP: six promoters at thousands of places of K562, R data',
            f'{_RAW}/vansteensellab/Promoters_in_LADs/e76c0785b6175b084c82693a6c2fd741ae3df21f/'
            'data/cl20181013_feature_set_trip.Rdata', 'cl20181013_feature_set_trip.Rdata',
-           'none stated in the repository: cite Leemans et al., Cell 2019, ask before passing it on',
+           'none stated in the repository: cite Leemans et al., Cell 2019, ask before passing on',
            note=f'{_UNSEEN}; to be written from R as a table with the columns of 34b'),
     Source('satmut_k562', 'saturation mutagenesis of promoters and enhancers, one base at a time',
            f'{_RAW}/kircherlab/MPRA_SaturationMutagenesis/c5cadb46a3ec9bbeb8f678e8dc2b2335191f121b/'
            'data/elements.tsv.gz', 'satmut_elements.tsv.gz',
            'GPL-3.0 (repository); cite Kircher et al., Nature Communications 10:3583, 2019',
            note=f'{_UNSEEN}; elements called promoters, GRCh38 rows'),
+    *_YEAST,
 )}
 
 # %% ../nbs/06_sources.ipynb #c012
-def sources_table()->pd.DataFrame: # one row per source
+def sources_table(
+    group:str='', # only this source, or those named `group_...`; empty: all
+)->pd.DataFrame:  # one row per source; ValueError where there is none
     "The table of sources, for reading."
     columns = ['what', 'kind', 'bytes', 'checksum', 'restricted', 'licence', 'note', 'url']
-    t = pd.DataFrame([asdict(s) for s in SOURCES.values()]).set_index('name')
+    some = [s for s in SOURCES.values() if not group or s.name == group
+            or s.name.startswith(f'{group}_')]
+    if not some:
+        raise ValueError(f'name: expected one of {", ".join(SOURCES)}, found {group!r}')
+    t = pd.DataFrame([asdict(s) for s in some]).set_index('name')
     return t[columns].astype({'bytes': 'Int64'})
 
 # %% ../nbs/06_sources.ipynb #c015

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'learning_rate', 'parameter_groups', 'ChunkSampler',
            'together', 'Genes', 'batches', 'Diverged', 'store_inputs', 'pick_device', 'fit', 'TrainedRun', 'load_run',
-           'check_store', 'predict', 'evaluate', 'train_one']
+           'unlike', 'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
-import contextlib, json, math, shutil, warnings
+import contextlib, json, math, shutil, signal, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -366,7 +366,11 @@ def _train(module, store, valid, keeper, device, stop_after, devices=1, nodes=1)
                                          batch_size=None)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')      # advice to start loader workers: ours load faster
-        trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=resume)
+        try: trainer.fit(module, loader, batches(store, valid, cfg), ckpt_path=resume)
+        except SystemExit:                   # Lightning's answer to Ctrl-C
+            if not trainer.interrupted: raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
     return trainer.is_global_zero
 
 def _done(state, last):
@@ -526,6 +530,27 @@ def load_run(
     weights = run/'model.safetensors'
     return TrainedRun(fill(model, read_tensors(weights)[0], weights).eval(), cfg, c, run)
 
+def _named(inputs):
+    "Tracks and features by name, and their order."
+    out = dict(inputs)
+    for k, name in (('tracks', 'name'), ('features', 'column')):
+        out |= {k: {x[name]: x for x in inputs[k]}, f'{k} order': [x[name] for x in inputs[k]]}
+    return out
+
+def unlike(
+    model:dict, store:dict, # of `store_inputs`: what the model was trained on, what there is
+)->list[str]:               # one sentence per difference, each naming the track or feature
+    "What keeps a model from reading a store."
+    a, b, out = _named(model), _named(json.loads(json.dumps(store))), []
+    for k in ('tracks', 'features'):
+        x, y, (p, q) = a.pop(k), b.pop(k), (d.pop(f'{k} order') for d in (a, b))
+        out += [f'{k}: {n} is missing' for n in p if n not in y]
+        out += [f'{k}: {n} is not known to the model' for n in q if n not in x]
+        out += difference({n: x[n] for n in p if n in y}, {n: y[n] for n in q if n in x}, f'{k}.')
+        if p != q and sorted(p) == sorted(q):
+            out.append(f'{k}: in another order: expected {", ".join(p)}, found {", ".join(q)}')
+    return out + difference(a, b)
+
 # %% ../nbs/26_train.ipynb #c038
 TOKENS = 2000 # tokens of a piece on a processor: a pass over them stays in its caches
 
@@ -551,9 +576,10 @@ def _answers(
 ):                    # yields a tensor per piece, on `dev`: direct and adjusted; `(2, n)`
     "Predict piece by piece; on a processor, one core per piece."
     half = dev.type == 'cuda' and r.train.precision.startswith('bf16')
+    target = r.train.target if r.train.target in [t.column for t in store.table.targets] else None
     def one(rows):
         with torch.inference_mode(), torch.autocast(dev.type, torch.bfloat16, enabled=half):
-            p = r.model(store.batch(rows, r.train.target, r.train.window).to(dev), want=want)
+            p = r.model(store.batch(rows, target, r.train.window).to(dev), want=want)
             none = torch.full((len(rows),), math.nan, device=dev)
             return torch.stack([none if y is None else y.float() for y in (p.direct, p.adjusted)])
     threads = torch.get_num_threads() if dev.type == 'cpu' else 1
@@ -571,7 +597,7 @@ def check_store(
     store:GeneStore, # genes for it
 ):
     "Refuse a store that does not fit a model; ValueError names every difference."
-    diff = difference(r.config['inputs'], json.loads(json.dumps(store_inputs(store))))
+    diff = unlike(r.config['inputs'], store_inputs(store))
     scale = {t.column: t.scale for t in store.table.targets}.get(r.train.target)
     if scale is not None and r.config.get('scale', scale) != scale:
         diff.append(f'scale of target {r.train.target}: expected {r.config["scale"]!r}, '
