@@ -7,7 +7,7 @@ __all__ = ['SHAPES', 'REACH', 'sequence', 'bigwig_values', 'hic_pixels', 'datase
            'read_truth']
 
 # %% ../nbs/11_render.ipynb #c003
-import json, os
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .sequence import publish, recover
+from .sequence import publish, recover, take_room
 from .simulate import (FEATURES, SimConfig, World, contact, default_fold, draw, fold_chroms,
                               solve, stream, write_truth)
 
@@ -205,25 +205,15 @@ def render(
         _write_files(world, tmp, do, progress)
     return out
 
-# %% ../nbs/11_render.ipynb #f002
-def _room(out, bases, bin_size):
-    "Raise an OSError unless the folder `out` has room for the files of so many bases."
-    track = 8*(bases//bin_size) + 2**16                # twice what an unpacked bigWig needs
-    held = [out / f'room{i}' for i in range(3)]
-    try:
-        for f, size in zip(held, (track, track, bases + bases//80 + 2**16)):
-            with open(f, 'wb') as file:
-                if hasattr(os, 'posix_fallocate'): os.posix_fallocate(file.fileno(), 0, size)
-    finally:
-        for f in held: f.unlink(missing_ok=True)
-
 # %% ../nbs/11_render.ipynb #c074
 def _write_files(world, out, do, progress):
     "Write every file into the empty folder `out`, one chromosome at a time."
     import cooler, pyBigWig
     c, solved = world.config, solve(world, do)
     lengths = list(zip(world.chroms.chrom, world.chroms.length.astype(int)))
-    _room(out, sum(n for _, n in lengths), c.bin_size)
+    bases = sum(n for _, n in lengths)
+    track = 8*(bases//c.bin_size) + 2**16        # twice what an unpacked bigWig needs; else the
+    take_room(out, track, track, bases + bases//80 + 2**16)   # C library dies on a full disk
     bigwig = {k: pyBigWig.open(str(out / f'{k}.bw'), 'w') for k in ('h3k27ac', 'dnase')}
     for file in bigwig.values(): file.addHeader(lengths, maxZooms=1)
     genes = solved[0].assign(h3k27ac_rpm_tss1kb=0.0, dnase_rpm_tss1kb=0.0)

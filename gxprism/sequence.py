@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complement', 'window', 'resolve_chrom', 'find_chrom',
-           'reading', 'Reader', 'recover', 'publish', 'digest', 'validate', 'Genome', 'orient',
+           'reading', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'validate', 'Genome', 'orient',
            'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
@@ -253,6 +253,19 @@ def _workplace(target):
         if (work/'lock').exists(): return work, lock
         lock.close()
 
+def take_room(
+    folder, # where files are about to be written
+    *sizes, # the most bytes each may need
+):
+    "Raise an `OSError` unless a folder has room for files of so many bytes."
+    held = [Path(folder)/f'room{i}' for i in range(len(sizes))]
+    try:
+        for path, size in zip(held, sizes):
+            with open(path, 'wb') as f:
+                if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, size)
+    finally:
+        for path in held: path.unlink(missing_ok=True)
+
 # %% ../nbs/01_sequence.ipynb #p005
 @contextmanager
 def publish(
@@ -297,11 +310,11 @@ def publish(
         raise
     finally:
         if lock:
-            with suppress(OSError):                      # needs no descriptor: may be there is none
-                for f in (work/target.name, work/'lock'): f.unlink(missing_ok=True)
-                work.rmdir()
-            lock.close()
-            shutil.rmtree(work, ignore_errors=True)
+            lock.close()                                 # it may hold the last descriptor
+            for top, _, names in os.walk(work, topdown=False):
+                with suppress(OSError):
+                    for f in names: os.unlink(os.path.join(top, f))
+                    os.rmdir(top)
         for p in made: 
             with suppress(OSError): p.rmdir()
 

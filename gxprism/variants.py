@@ -244,42 +244,7 @@ def _predict(runs, store, bases, jobs, total, dev, progress):
     y = torch.cat(out, 2).double().numpy() if out else np.zeros((len(runs), 2, 0))
     return np.array(rows, int), np.array(kinds, int), y
 
-# %% ../nbs/35_variants.ipynb #v021
-def variants(
-    runs,               # folders of runs that differ in their seed alone, or `TrainedRun`s
-    store:GeneStore,    # their data
-    vcf,                # VCF file, or a `Vcf`
-    background:int=100, # random substitutions per gene, for the percentile
-    seed:int=0,         # of these
-    fasta=None,         # genome; None for the FASTA that the store was made from
-    device:str='auto',  # 'auto', 'cpu' or 'gpu'
-    progress:bool=False, # show a progress bar
-)->Effects:             # ValueError if runs, store and file do not fit
-    "Predict what the variants of a file do to the genes around them."
-    if background < 1: raise ValueError(f'background: expected at least 1, found {background}')
-    vcf = vcf if isinstance(vcf, Vcf) else read_vcf(vcf)
-    runs, store = open_runs(runs, store)
-    bases, length, dev = Bases(store, fasta), runs[0].train.window, pick_device(device)
-    pairs = place(vcf.alleles, bases, length)
-    scored = pairs[pairs.status == 'scored']
-    n, total = scored.row.nunique(), len(scored) + scored.row.nunique()*(1 + background)
-    if progress:
-        print(f'{len(vcf.alleles)} alleles, {len(scored)} pairs with {n} genes: '
-              f'{total*len(runs):,} windows to predict on {dev}')
-    rows, kinds, y = _predict(runs, store, bases, _jobs(bases, pairs, length, background, seed),
-                              total, dev, progress)
-    table = _table(vcf.alleles, pairs, bases.store.genes, rows, kinds, y)
-    dna = [f'{r.folder.name if r.folder else "model"}: {_dna(r, store, device)}' for r in runs]
-    lost = (t := table.status.value_counts()).get('ref_mismatch', 0)
-    counts = ', '.join(f'{k} {v}' for k, v in t.items())
-    notes = [*dna, FIXED, f'{len(vcf.lines)} records, {len(vcf.alleles)} alleles; rows: {counts}']
-    if lost > .1*len(table):
-        notes.append(f'{lost} of {len(table)} rows differ from the reference: is it the same '
-                     f'assembly ({store.manifest["spec"]["assembly"]})?')
-    if not bases.genome: notes.append('the FASTA of the store is not at hand: bases beyond its '
-                                      'windows are unknown, REF is checked inside them alone')
-    return Effects(table, notes, vcf, vcf.alleles.record.iloc[pairs.allele].tolist())
-
+# %% ../nbs/35_variants.ipynb #v021b
 def _dna(run, store, device):
     "A sentence: does this run read DNA?"
     why = None
@@ -321,6 +286,42 @@ def _table(alleles, pairs, genes, rows, kinds, y)->pd.DataFrame:
     t['status'] = pairs.status
     return t[COLUMNS]
 
+# %% ../nbs/35_variants.ipynb #v021
+def variants(
+    runs,               # folders of runs that differ in their seed alone, or `TrainedRun`s
+    store:GeneStore,    # their data
+    vcf,                # VCF file, or a `Vcf`
+    background:int=100, # random substitutions per gene, for the percentile
+    seed:int=0,         # of these
+    fasta=None,         # genome; None for the FASTA that the store was made from
+    device:str='auto',  # 'auto', 'cpu' or 'gpu'
+    progress:bool=False, # show a progress bar
+)->Effects:             # ValueError if runs, store and file do not fit
+    "Predict what the variants of a file do to the genes around them."
+    if background < 1: raise ValueError(f'background: expected at least 1, found {background}')
+    vcf = vcf if isinstance(vcf, Vcf) else read_vcf(vcf)
+    runs, store = open_runs(runs, store)
+    bases, length, dev = Bases(store, fasta), runs[0].train.window, pick_device(device)
+    pairs = place(vcf.alleles, bases, length)
+    scored = pairs[pairs.status == 'scored']
+    n, total = scored.row.nunique(), len(scored) + scored.row.nunique()*(1 + background)
+    if progress:
+        print(f'{len(vcf.alleles)} alleles, {len(scored)} pairs with {n} genes: '
+              f'{total*len(runs):,} windows to predict on {dev}')
+    rows, kinds, y = _predict(runs, store, bases, _jobs(bases, pairs, length, background, seed),
+                              total, dev, progress)
+    table = _table(vcf.alleles, pairs, bases.store.genes, rows, kinds, y)
+    dna = [f'{r.folder.name if r.folder else "model"}: {_dna(r, store, device)}' for r in runs]
+    lost = (t := table.status.value_counts()).get('ref_mismatch', 0)
+    counts = ', '.join(f'{k} {v}' for k, v in t.items())
+    notes = [*dna, FIXED, f'{len(vcf.lines)} records, {len(vcf.alleles)} alleles; rows: {counts}']
+    if lost > .1*len(table):
+        notes.append(f'{lost} of {len(table)} rows differ from the reference: is it the same '
+                     f'assembly ({store.manifest["spec"]["assembly"]})?')
+    if not bases.genome: notes.append('the FASTA of the store is not at hand: bases beyond its '
+                                      'windows are unknown, REF is checked inside them alone')
+    return Effects(table, notes, vcf, vcf.alleles.record.iloc[pairs.allele].tolist())
+
 # %% ../nbs/35_variants.ipynb #v030
 FIELDS = [c for c in COLUMNS if c not in ('variant_id', 'chrom', 'pos', 'ref')]
 SUFFIXES = ('.tsv', '.tsv.gz', '.parquet', '.vcf', '.vcf.gz')
@@ -356,6 +357,7 @@ def _vcf_text(e):
         x[7] = ';'.join(info + ['GXPRISM=' + ','.join(per[i])])
         yield '\t'.join(x)
 
+# %% ../nbs/35_variants.ipynb #v030b
 def write_effects(
     effects:Effects, # from `variants`
     out,             # file; its name ends in one of SUFFIXES
