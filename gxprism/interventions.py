@@ -24,6 +24,8 @@ def read_columns(
     with reading(path):
         try: t = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
         except pd.errors.EmptyDataError: raise ValueError('expected a header line, found nothing')
+        if (short := t.isna().any(axis=1)).any():        # a cut file ends in a short row
+            raise ValueError(f'row {short.argmax()}: expected {t.shape[1]} fields, found fewer')
     name, lost = Path(path).name, [c for c in (*numbers, *texts) if c not in t]
     if lost: raise ValueError(f'{name}: expected columns {lost}, found {list(t.columns)[:40]}')
     if not len(t): raise ValueError(f'{name}: expected rows below the header, found none')
