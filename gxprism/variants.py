@@ -131,7 +131,7 @@ STATUS = {
     'no_gene': 'in no window of a gene of the store',
     'ref_mismatch': 'REF is not what the reference genome has there',
     'unknown_chromosome': 'no such chromosome in the reference',
-    'beyond_chromosome': 'past the end of its chromosome',
+    'beyond_chromosome': 'before the first base of its chromosome, or past the last',
     'unknown_base': 'REF, ALT or the reference there has another letter than A, C, G, T',
     'no_letters': 'ALT is symbolic, a break end, * or missing',
     'no_change': 'ALT is REF',
@@ -155,7 +155,7 @@ def place(
         at, name = pos - 1, names[chrom]
         if name is None: tell('unknown_chromosome'); continue
         if not re.fullmatch('[A-Z]+', alt): tell('no_letters'); continue
-        if bases.genome and not 0 <= at <= at + len(ref) <= bases.genome.lengths[name]:
+        if at < 0 or bases.genome and at + len(ref) > bases.genome.lengths[name]:
             tell('beyond_chromosome'); continue
         change = start, end, letters = trim(at, ref, alt)
         here = held.get(ours[name], np.zeros(0, int))
@@ -339,6 +339,7 @@ def bgzip(
                 body, struct.pack('<II', zlib.crc32(part), len(part))]
     return b''.join(out)
 
+# %% ../nbs/35_variants.ipynb #v030b
 def _vcf_text(e):
     "The input, with the predictions in INFO."
     entry = lambda x: '' if pd.isna(x) else f'{x:.5g}' if isinstance(x, float) else quote(
@@ -348,12 +349,13 @@ def _vcf_text(e):
         '|'.join(map(entry, row)))
     about = (f'##INFO=<ID=GXPRISM,Number=.,Type=String,Description="Predicted change of expression '
              f'with the measured signals held fixed. Format: {"|".join(FIELDS)}">')
-    head = [*e.vcf.head[:-1], about, *(f'##gxprism={n}' for n in e.notes), e.vcf.head[-1]]
-    yield from head
+    ours = ('##INFO=<ID=GXPRISM,', '##gxprism=')               # of an earlier run: replaced
+    head = [h for h in e.vcf.head[:-1] if not h.startswith(ours)]
+    yield from [*head, about, *(f'##gxprism={n}' for n in e.notes), e.vcf.head[-1]]
     for i, line in enumerate(e.vcf.lines):
         x = line.split('\t')
         x += ['.']*(8 - len(x))
-        info = [] if x[7] in ('', '.') else [x[7]]
+        info = [i for i in x[7].split(';') if i not in ('', '.') and not i.startswith('GXPRISM=')]
         x[7] = ';'.join(info + ['GXPRISM=' + ','.join(per[i])])
         yield '\t'.join(x)
 
