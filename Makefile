@@ -5,6 +5,7 @@
 # make lab [SIZE=smoke]    JupyterLab on the notebooks; cells that need data or a GPU are skipped
 # make site                the book as pages for a browser: _docs/html/index.html
 # make site-test           look at each page in a browser of this machine, if there is one
+# make faults             break it on purpose, some 1,700 times; stop at any time, go on later (51_faults)
 # make evidence [STUDY=42] [HOURS=2]   train what is missing of the experiments; stop at any time, go on later
 # make wheels              download what a machine with a GPU and no network lacks
 # make gpu-data DATA=...   compact, verified copy of the real data for it
@@ -53,6 +54,10 @@ site-test: site
 evidence: .venv/ready
 	$(BIN)/python -c 'import gxprism.study as s; s.main()' $(STUDY) $(if $(HOURS),--hours $(HOURS))
 
+faults: .venv/ready
+	cd nbs && GXPRISM_FAULTS=all nice ../$(BIN)/jupyter execute --inplace 51_faults.ipynb
+	$(BIN)/nbdev_clean
+
 wheels: .venv/ready
 	$(BIN)/python .ci/gpu.py --wheels
 
@@ -65,4 +70,4 @@ gpu:
 gpu-take: .venv/ready
 	$(BIN)/python .ci/gpu.py --take $(FROM)
 
-.PHONY: run test notebooks lab site site-test evidence wheels gpu-data gpu gpu-take
+.PHONY: run test notebooks lab site site-test faults evidence wheels gpu-data gpu gpu-take

@@ -8,26 +8,28 @@ __all__ = ['RULES', 'open_text', 'Annotation', 'read_transcripts', 'read_choice'
 # %% ../nbs/13_annotation.ipynb #an03
 import gzip, re, zlib
 from array import array
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .sequence import Genome
+from .sequence import Genome, reading
 from .signals import BigWig
 from .sources import MRNA_FEATURES
 
 # %% ../nbs/13_annotation.ipynb #an06
+@contextmanager
 def open_text(
     path:str|Path, # text file, plain, gzip or bgzip, whatever its name
 ):                 # the open file
-    "Open a text file for reading; `FileNotFoundError` if there is none."
+    "Open a text file while a block reads it; one error line if it is missing, cut or damaged."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no file {path}')
-    with open(path, 'rb') as f: zipped = f.read(2) == b'\x1f\x8b'
-    if zipped: return gzip.open(path, 'rt', encoding='utf-8', errors='replace')
-    return open(path, encoding='utf-8-sig', errors='replace')
+    with reading(path):
+        with open(path, 'rb') as f: zipped = f.read(2) == b'\x1f\x8b'
+        how = dict(mode='rt', encoding='utf-8-sig', errors='replace')
+        with (gzip.open if zipped else open)(path, **how) as f: yield f
 
 def _attribute(text:str, *keys)->str:
     "The value of the first of `keys` that a ninth field has, in GTF or GFF3; '' if none."
@@ -59,7 +61,8 @@ def _scan(
                 if line.startswith('##FASTA'): break
                 continue
             w = line.rstrip('\r\n').split('\t')
-            if len(w) != 9: raise wrong(n, '9 fields separated by tabs', line[:40].rstrip())
+            if len(w) != 9 or '\0' in line:
+                raise wrong(n, '9 fields separated by tabs', line[:40].rstrip())
             chrom, _, kind, a, b, _, strand, _, text = w
             if kind in _SKIP: continue
             if not (a.isdigit() and b.isdigit() and 1 <= int(a) <= int(b)):
@@ -165,6 +168,7 @@ def _table(path:Path, tss_base)->pd.DataFrame:
         skip = ('#!', 'track', 'browser')
         rows = [(i, r.rstrip('\r\n').split('\t')) for i, r in enumerate(f, 1)
                 if r.strip() and not r.startswith(skip)]
+    if not rows: raise ValueError(f'{path.name}: expected genes, found no line')
     bed = all(len(r) >= 6 and r[1].isdigit() and r[2].isdigit() for _, r in rows[:20])
     head = [c.lower() for c in rows[0][1]] if rows else []
     where = {k: next((head.index(n) for n in names if n in head), None)

@@ -170,7 +170,7 @@ def _init(a):
 def _fetch(a):
     from gxprism import sources
     table = sources.sources_table(a.name or '')
-    if not a.name or a.name not in sources.SOURCES and not a.out:
+    if a.name is None or a.name and a.name not in sources.SOURCES and not a.out:
         print(table.to_string())
         return
     if not a.out: raise ValueError('--out: expected a folder to put the file in')
@@ -534,3 +534,6 @@ def main(
         said('this is a defect of gxprism; please report the lines above, with the command')
         return 1
     return 0
+
+# %% ../nbs/39_cli.ipynb #mn01
+if __name__ == '__main__' and globals().get('__spec__'): sys.exit(main())  # python -m gxprism.cli

@@ -54,6 +54,14 @@ def _header(path:Path)->tuple: # names of columns, lines above the first row, se
                                        f'tabs or commas, found {lines[skip - 1][:60]!r}')
     return head, skip, sep, rows[1:], gct
 
+def _even(path:Path, skip:int, sep:str, fields:int):
+    "Refuse a row of more or fewer fields than the header, which pandas drops and fills in silence."
+    with open_text(path) as f:
+        for n, line in enumerate(f, 1):
+            found = line.count(sep) + 1
+            if n > skip and line.strip() and '"' not in line and found != fields:
+                raise ValueError(f'{path.name}: line {n}: expected {fields} fields, found {found}')
+
 # %% ../nbs/13b_expression.ipynb #ex07
 @dataclass(frozen=True)
 class Expression:
@@ -103,6 +111,7 @@ def read_expression(
              'length': low.index('length') if 'length' in low else None}
     use = {'id': at, 'value': where}
     use |= {k: i for k, i in extra.items() if i not in (None, at, where)}
+    _even(path, skip, sep, len(head))
     with open_text(path) as f:
         for _ in range(skip): f.readline()
         try: t = pd.read_csv(f, sep=sep, header=None, usecols=sorted(use.values()), dtype=str,

@@ -7,6 +7,7 @@ __all__ = ['Options', 'add_arguments', 'read_aliases', 'keep_genes', 'init']
 
 # %% ../nbs/13e_intake.ipynb #in03
 import argparse, gzip, json, os, re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -198,6 +199,8 @@ def _collect(o:Options, old:list, out:Path)->dict:
     "Do everything that `init` does, but write nothing."
     for key in ('fasta', 'gtf'):
         if not getattr(o, key): raise ValueError(f'--{key}: expected a file, found none')
+    if o.tss_base not in (-1, 0, 1):
+        raise ValueError(f'--tss-base: expected 0 or 1, found {o.tss_base}')
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
     aliases = annotation.aliases | (read_aliases(out/o.aliases) if o.aliases else {})
@@ -261,24 +264,43 @@ def init(
     o, old = _read_options(out, again, options)
     new, ours = not out.exists(), out/'dataset.json'
     mine = ours.exists() and 'intake' in json.loads(ours.read_text() or '{}')
-    for f in ('dataset.json', 'genes.tsv.gz', 'intake.tsv', 'intake.html'):
-        if (out/f).exists() and not mine:
+    for f in _MADE:
+        if (out/f).exists() and not (mine or _begun(out)):
             raise FileExistsError(f'{out/f}: was not written by init; give another folder')
     out.mkdir(parents=True, exist_ok=True)               # files are found from within it
-    try: got = _collect(o, old, out)
+    try: return _write(_collect(o, old, out), o, out)
     except BaseException:
-        if new: out.rmdir()
+        with suppress(OSError): new and out.rmdir()
         raise
+
+_MADE = ('intake.tsv', 'genes.tsv.gz', 'dataset.json', 'intake.html')
+
+def _begun(out)->bool:
+    "Whether a call of `init` was killed here: its list is there, `dataset.json` not yet."
+    f = out/'intake.tsv'
+    return (not (out/'dataset.json').exists() and f.is_file()
+            and f.read_bytes()[:len(_HEAD)] == _HEAD)
+
+_HEAD = b'what\tid\taction\treason\n'
+
+def _write(got:dict, o:Options, out:Path)->Report:
+    "Write what was collected: `dataset.json` when all that it names is there; print the report."
     d = got['spec'].to_dict() | dict(intake=dict(options=asdict(o), decided=got['decided']))
     log = pd.DataFrame(got['log'], columns=['what', 'id', 'action', 'reason'])
-    write = {'genes.tsv.gz': gzip.compress(got['table'].to_csv(sep='\t', index=False).encode(),
+    write = {'intake.tsv': log.to_csv(sep='\t', index=False).encode(),
+             'genes.tsv.gz': gzip.compress(got['table'].to_csv(sep='\t', index=False).encode(),
                                            mtime=0),
-             'intake.tsv': log.to_csv(sep='\t', index=False).encode(),
              'dataset.json': (json.dumps(d, indent=1) + '\n').encode()}
-    for name, content in write.items():
-        with publish(out/name) as tmp: Path(tmp).write_bytes(content)
-    report = inspect(DatasetSpec.read(out), got['surveys'])
-    with publish(out/'intake.html') as tmp: Path(tmp).write_text(report.html(), encoding='utf-8')
+    new = [f for f in _MADE if not (out/f).exists()]
+    try:
+        for name, content in write.items():
+            with publish(out/name) as tmp: Path(tmp).write_bytes(content)
+        report = inspect(DatasetSpec.read(out), got['surveys'])
+        with publish(out/'intake.html') as tmp:
+            Path(tmp).write_text(report.html(), encoding='utf-8')
+    except BaseException:                                # nothing of a broken call stays
+        for f in new: (out/f).unlink(missing_ok=True)
+        raise
     total, kept = got['decided']['genes'].values()
     print(f'{total:,} genes in the annotation, {kept:,} kept, {total - kept:,} left out')
     print('expression:', ', '.join(f'{k} {v}' for k, v in got['decided']['expression'].items()) or

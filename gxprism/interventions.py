@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .annotation import open_text
 from .sequence import Genome, reading
 
 # %% ../nbs/34b_interventions.ipynb #i007
@@ -22,6 +23,10 @@ def read_columns(
 )->pd.DataFrame: # float64 and text; blank numbers are NaN, other columns stay text
     "Read a table of an experiment; `ValueError` naming file, column and row."
     with reading(path):
+        with open_text(path) as f: tabs = [l.count('\t') for l in f if l.strip()]
+        for i, n in enumerate(tabs):                      # pandas fills a short row with blanks
+            if n != tabs[0]:
+                raise ValueError(f'row {i - 1}: expected {tabs[0] + 1} fields, found {n + 1}')
         try: t = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
         except pd.errors.EmptyDataError: raise ValueError('expected a header line, found nothing')
     name, lost = Path(path).name, [c for c in (*numbers, *texts) if c not in t]

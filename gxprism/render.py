@@ -8,16 +8,16 @@ __all__ = ['SHAPES', 'REACH', 'sequence', 'bigwig_values', 'hic_pixels', 'datase
 
 # %% ../nbs/11_render.ipynb #c003
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .sequence import publish, recover
-from .simulate import (FEATURES, TERMS, Do, SimConfig, World, contact, default_fold, draw,
-                              fold_chroms, solve, stream, true_share)
+from .sequence import publish, recover, take_room
+from .simulate import (FEATURES, SimConfig, World, contact, default_fold, draw, fold_chroms,
+                              solve, stream, write_truth)
 
 # %% ../nbs/11_render.ipynb #c059
 _COMPLEMENT = np.arange(256, dtype=np.uint8)
@@ -202,15 +202,18 @@ def render(
             raise FileExistsError(f'{out}: expected an empty or new folder, '
                                   'or overwrite=True on a simulated data set')
     with publish(out, folder=True, overwrite=overwrite) as tmp:
-        _write_all(world, tmp, do, progress)
+        _write_files(world, tmp, do, progress)
     return out
 
 # %% ../nbs/11_render.ipynb #c074
-def _write_all(world, out, do, progress):
+def _write_files(world, out, do, progress):
     "Write every file into the empty folder `out`, one chromosome at a time."
     import cooler, pyBigWig
     c, solved = world.config, solve(world, do)
     lengths = list(zip(world.chroms.chrom, world.chroms.length.astype(int)))
+    bases = sum(n for _, n in lengths)
+    track = 8*(bases//c.bin_size) + 2**16        # twice what an unpacked bigWig needs; else the
+    take_room(out, track, track, bases + bases//80 + 2**16)   # C library dies on a full disk
     bigwig = {k: pyBigWig.open(str(out / f'{k}.bw'), 'w') for k in ('h3k27ac', 'dnase')}
     for file in bigwig.values(): file.addHeader(lengths, maxZooms=1)
     genes = solved[0].assign(h3k27ac_rpm_tss1kb=0.0, dnase_rpm_tss1kb=0.0)
@@ -232,26 +235,8 @@ def _write_all(world, out, do, progress):
     cooler.create_cooler(
         str(out / 'hic.cool'), bins, ordered=True, dtypes=dict(count=np.int32),
         pixels=(p.assign(bin1_id=p.bin1_id + at, bin2_id=p.bin2_id + at) for p, at in pixels))
-    _write_tables(world, out, do, genes, solved[1])
-
-# %% ../nbs/11_render.ipynb #c075
-def _write_tables(world, out, do, genes, enhancers):
-    "Write the gene table, the truth and `dataset.json`, the same bytes for the same settings."
-    c = world.config
-    def save(t, name):
-        t.to_csv(out / name, sep='\t', index=False, float_format='%.6f', lineterminator='\n')
-    save(_gene_table(genes, c), 'genes.tsv')
-    columns = ['gene_id', 'chrom', 'domain', 'state', 's', 'motif', 'core', 'activity', 'distal',
-               *TERMS, 'y_noise', 'expected', 'expression', 'labelled']
-    save(genes[columns].assign(state_name=np.array(c.state_names)[genes.state]), 'truth.tsv')
-    gene_id = world.genes.gene_id.to_numpy()[enhancers.gene]
-    save(enhancers.assign(gene_id=gene_id).drop(columns=['gene', 'strand']), 'enhancers.tsv')
-    save(world.domains, 'domains.tsv')
-    save(world.sites, 'sites.tsv')
-    truth = dict(config=asdict(c), coefficients=world.coefficients, do=(do or Do()).to_dict(),
-                 shares=true_share(world).share.round(6).to_dict())
-    for name, content in (('truth.json', truth), ('dataset.json', dataset_dict(c))):
-        (out / name).write_text(json.dumps(content, indent=1) + '\n')
+    write_truth(world, out, do, {'genes.tsv': _gene_table(genes, c)})
+    (out / 'dataset.json').write_text(json.dumps(dataset_dict(c), indent=1) + '\n')
 
 # %% ../nbs/11_render.ipynb #c076
 def simulate(

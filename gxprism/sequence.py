@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complement', 'window', 'resolve_chrom', 'find_chrom',
-           'reading', 'Reader', 'recover', 'publish', 'digest', 'validate', 'Genome', 'orient',
+           'reading', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'validate', 'Genome', 'orient',
            'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
@@ -242,12 +242,29 @@ def _workplace(target):
     "Make a hidden folder beside `target` and lock it; the folder and the lock."
     while True:
         work = Path(tempfile.mkdtemp(prefix=f'.{target.name}.partial-', dir=target.parent))
-        lock = open(work/'lock', 'w')
+        try: lock = open(work/'lock', 'w')
+        except OSError: work.rmdir(); raise        # no descriptor left
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: lock.close(); continue # being swept: another one
         except OSError: return work, lock          # a place without locks: never swept
+        try: print('written by process', os.getpid(), file=lock, flush=True)
+        except OSError:                            # a disk that has no room for a line
+            (work/'lock').unlink(); work.rmdir(); raise
         if (work/'lock').exists(): return work, lock
         lock.close()
+
+def take_room(
+    folder, # where files are about to be written
+    *sizes, # the most bytes each may need
+):
+    "Raise an `OSError` unless a folder has room for files of so many bytes."
+    held = [Path(folder)/f'room{i}' for i in range(len(sizes))]
+    try:
+        for path, size in zip(held, sizes):
+            with open(path, 'wb') as f:
+                if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, size)
+    finally:
+        for path in held: path.unlink(missing_ok=True)
 
 # %% ../nbs/01_sequence.ipynb #p005
 @contextmanager
@@ -292,7 +309,12 @@ def publish(
             e.filename = str(path)                   # what the user knows
         raise
     finally:
-        if lock: shutil.rmtree(work, ignore_errors=True); lock.close()
+        if lock:
+            lock.close()                                 # it may hold the last descriptor
+            for top, _, names in os.walk(work, topdown=False):
+                with suppress(OSError):
+                    for f in names: os.unlink(os.path.join(top, f))
+                    os.rmdir(top)
         for p in made: 
             with suppress(OSError): p.rmdir()
 

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['FEATURES', 'MOTIFS', 'SLOTS', 'FILLED', 'TERMS', 'LayoutConfig', 'CausalConfig', 'SimConfig', 'stream', 'place_genes',
            'place_enhancers', 'plant', 'contact', 'fold_chroms', 'default_fold', 'World', 'draw', 'Do', 'solve',
-           'shifted', 'true_share']
+           'shifted', 'true_share', 'write_truth']
 
 # %% ../nbs/05_simulate.ipynb #c003
+import json
 from bisect import bisect_left, insort
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -445,3 +447,29 @@ def true_share(
         dict(cause=t[2:], track=track, own=cov.loc[t, t] / total,
              share=cov.loc[t, 'expression'] / total)
         for t, track in tracks.items()]).set_index('cause')
+
+# %% ../nbs/05_simulate.ipynb #w002
+def _write_all(tables, out):
+    "Write tables as TSV into a folder, the same bytes for the same numbers."
+    for name, t in tables.items():
+        t.to_csv(Path(out) / name, sep='\t', index=False, float_format='%.6f',
+                 lineterminator='\n')
+
+def write_truth(
+    world:World, # a drawn world
+    out,         # folder that is there
+    do=None,     # intervention, a `Do`; None: the world as it is
+    more={},     # further tables: name of the file -> DataFrame
+):
+    "Write the truth of a world: `truth.tsv`, `enhancers.tsv`, `domains.tsv`, `sites.tsv` and JSON."
+    (genes, enhancers), c = solve(world, do), world.config
+    columns = ['gene_id', 'chrom', 'domain', 'state', 's', 'motif', 'core', 'activity', 'distal',
+               *TERMS, 'y_noise', 'expected', 'expression', 'labelled']
+    truth = genes[columns].assign(state_name=np.array(c.state_names)[genes.state])
+    gene_id = world.genes.gene_id.to_numpy()[enhancers.gene]
+    enhancers = enhancers.assign(gene_id=gene_id).drop(columns=['gene', 'strand'])
+    _write_all({**more, 'truth.tsv': truth, 'enhancers.tsv': enhancers,
+                'domains.tsv': world.domains, 'sites.tsv': world.sites}, out)
+    said = dict(config=asdict(c), coefficients=world.coefficients, do=(do or Do()).to_dict(),
+                shares=true_share(world).share.round(6).to_dict())
+    (Path(out) / 'truth.json').write_text(json.dumps(said, indent=1) + '\n')

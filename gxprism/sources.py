@@ -8,6 +8,7 @@ __all__ = ['SOURCES', 'MRNA_FEATURES', 'Source', 'sources_table', 'Download', 'c
 
 # %% ../nbs/06_sources.ipynb #c003
 import fcntl, hashlib, json, os, time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -190,11 +191,13 @@ class Download:
         self.size, self.progress, self.auth, self.retries = size, progress, auth, retries
 
     def __call__(self, url):
-        from requests.exceptions import RequestException
+        from requests.exceptions import RequestException, TooManyRedirects
         from urllib3.exceptions import HTTPError
         for attempt in range(self.retries + 1):
             try: return self.once(url)
+            except (TooManyRedirects, UnicodeError) as e: raise ValueError(f'{url}: {e}') from None
             except (RequestException, HTTPError) as e:
+                if isinstance(e, ValueError): raise ValueError(f'{url}: {e}') from None
                 if attempt == self.retries:
                     raise ConnectionError(f'{url}: the connection broke {attempt + 1} times'
                                           f' ({type(e).__name__}); what arrived is kept,'
@@ -275,15 +278,10 @@ def _matches(path, checksum):
         while piece := f.read(1 << 20): h.update(piece)
     return h.hexdigest() == value.lower()
 
-def _fetch_file(
-    target:Path,          # final name
-    url:str,              # address
-    checksum:str|None,    # as published, None where not known
-    size:int|None=None,   # bytes expected, None where not known
-    **kw,                 # passed to `Download`: progress, auth, retries, wait
-)->Path:                  # `target`
-    "Fetch one file unless it is there, and verify it either way; ValueError on a mismatch."
-    note, part = target.with_name(target.name + '.sha256'), target.with_name(f'.{target.name}.part')
+def _fetch_whole(
+    target, part,         # final name, and that of the unfinished file
+    url, checksum, size=None, **kw):
+    note = target.with_name(target.name + '.sha256')
     known = checksum or (f'sha256:{note.read_text().split()[0]}' if note.exists() else None)
     if target.exists() and known:
         if not _matches(target, known):
@@ -291,7 +289,6 @@ def _fetch_file(
                              'move it away to fetch it again')
         print(f'{target.name}: already here, checksum verified')
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     with open(target if target.exists() else part, 'ab') as lock:
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: raise ValueError(f'{target.name}: another process is fetching it')
@@ -306,6 +303,10 @@ def _fetch_file(
                 check_kind(part, target.name)
                 if known and not _matches(part, known):
                     raise ValueError(f'what came does not match the known checksum ({known})')
+            except ConnectionError:
+                if not part.stat().st_size:
+                    for f in (part, get.tag): f.unlink(missing_ok=True)
+                raise
             except ValueError as e:                       # of no use for another attempt
                 for f in (part, get.tag): f.unlink(missing_ok=True)
                 raise ValueError(f'{target.name}: {e}') from None
@@ -316,6 +317,23 @@ def _fetch_file(
         with publish(note) as new: new.write_text(f'{(sum_ := digest(target))}  {target.name}\n')
         print(f'{target.name}: no published checksum; sha256 {sum_[:16]}... kept in {note.name}')
     return target
+
+# %% ../nbs/06_sources.ipynb #ff01
+def _fetch_file(
+    target:Path,          # final name
+    url:str,              # address
+    checksum:str|None,    # as published, None where not known
+    size:int|None=None,   # bytes expected, None where not known
+    **kw,                 # passed to `Download`: progress, auth, retries, wait
+)->Path:                  # `target`
+    "Fetch one file unless it is there, and verify it either way; ValueError on a mismatch."
+    part = target.with_name(f'.{target.name}.part')
+    made = [p for p in target.parents if not p.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try: return _fetch_whole(target, part, url, checksum, size, **kw)
+    finally:
+        for p in made:                                    # nothing came: no folder stays
+            with suppress(OSError): p.rmdir()
 
 # %% ../nbs/06_sources.ipynb #c031
 def _hub_files(

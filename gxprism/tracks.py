@@ -22,7 +22,7 @@ from .attribution import (Attribution, input_gradients, occlusion_figure,
 from .explain import (Part, answers, blank, evaluating, pick, reads_dna, reliance,
                              reliance_figure, shuffled)
 from .genes import split_indices
-from .sequence import Genome, decode, digest, find_chrom, one_hot, publish
+from .sequence import Genome, decode, digest, find_chrom, one_hot, publish, take_room
 from .state import difference, write_json
 from .store import Batch, GeneStore
 from .train import TrainedRun, check_store, load_run, pick_device
@@ -123,7 +123,9 @@ def write_bigwig(
     "Write one value per base as bigWig, chromosomes sorted by name; ValueError if there is none."
     import pyBigWig
     if not pieces: raise ValueError(f'{Path(path).name}: no value to write')
+    bases = sum(len(v) for *_, v in pieces)
     with publish(path) as out:
+        take_room(out.parent, 12*bases + 99*len(lengths) + 2**16)  # on a full disk it dies
         f = pyBigWig.open(str(out), 'w')
         f.addHeader([(c, int(lengths[c])) for c in sorted(lengths)])
         for c, start, v in pieces:

@@ -132,6 +132,9 @@ def configure(
         steps = min(train.max_steps, max(1, p['passes']*math.ceil(genes/train.batch_size)))
         train = replace(train, max_steps=steps, warmup_steps=min(train.warmup_steps, steps//5))
     sizes = {k: v for k, v in _sizes(store, train).items() if k in known[0]}
+    for k in ('n_tracks', 'n_features'):
+        if changes.get(k, sizes.get(k)) != sizes.get(k):
+            raise ValueError(f'{k}: is that of the store, {sizes[k]}, found {changes[k]!r}')
     return make(**sizes | pick('model', known[0])), train
 
 # %% ../nbs/26_train.ipynb #c011

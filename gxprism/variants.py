@@ -131,7 +131,7 @@ STATUS = {
     'no_gene': 'in no window of a gene of the store',
     'ref_mismatch': 'REF is not what the reference genome has there',
     'unknown_chromosome': 'no such chromosome in the reference',
-    'beyond_chromosome': 'past the end of its chromosome',
+    'beyond_chromosome': 'before the first base of its chromosome, or past the last',
     'unknown_base': 'REF, ALT or the reference there has another letter than A, C, G, T',
     'no_letters': 'ALT is symbolic, a break end, * or missing',
     'no_change': 'ALT is REF',
@@ -155,7 +155,7 @@ def place(
         at, name = pos - 1, names[chrom]
         if name is None: tell('unknown_chromosome'); continue
         if not re.fullmatch('[A-Z]+', alt): tell('no_letters'); continue
-        if bases.genome and not 0 <= at <= at + len(ref) <= bases.genome.lengths[name]:
+        if at < 0 or bases.genome and at + len(ref) > bases.genome.lengths[name]:
             tell('beyond_chromosome'); continue
         change = start, end, letters = trim(at, ref, alt)
         here = held.get(ours[name], np.zeros(0, int))
@@ -244,42 +244,7 @@ def _predict(runs, store, bases, jobs, total, dev, progress):
     y = torch.cat(out, 2).double().numpy() if out else np.zeros((len(runs), 2, 0))
     return np.array(rows, int), np.array(kinds, int), y
 
-# %% ../nbs/35_variants.ipynb #v021
-def variants(
-    runs,               # folders of runs that differ in their seed alone, or `TrainedRun`s
-    store:GeneStore,    # their data
-    vcf,                # VCF file, or a `Vcf`
-    background:int=100, # random substitutions per gene, for the percentile
-    seed:int=0,         # of these
-    fasta=None,         # genome; None for the FASTA that the store was made from
-    device:str='auto',  # 'auto', 'cpu' or 'gpu'
-    progress:bool=False, # show a progress bar
-)->Effects:             # ValueError if runs, store and file do not fit
-    "Predict what the variants of a file do to the genes around them."
-    if background < 1: raise ValueError(f'background: expected at least 1, found {background}')
-    vcf = vcf if isinstance(vcf, Vcf) else read_vcf(vcf)
-    runs, store = open_runs(runs, store)
-    bases, length, dev = Bases(store, fasta), runs[0].train.window, pick_device(device)
-    pairs = place(vcf.alleles, bases, length)
-    scored = pairs[pairs.status == 'scored']
-    n, total = scored.row.nunique(), len(scored) + scored.row.nunique()*(1 + background)
-    if progress:
-        print(f'{len(vcf.alleles)} alleles, {len(scored)} pairs with {n} genes: '
-              f'{total*len(runs):,} windows to predict on {dev}')
-    rows, kinds, y = _predict(runs, store, bases, _jobs(bases, pairs, length, background, seed),
-                              total, dev, progress)
-    table = _table(vcf.alleles, pairs, bases.store.genes, rows, kinds, y)
-    dna = [f'{r.folder.name if r.folder else "model"}: {_dna(r, store, device)}' for r in runs]
-    lost = (t := table.status.value_counts()).get('ref_mismatch', 0)
-    counts = ', '.join(f'{k} {v}' for k, v in t.items())
-    notes = [*dna, FIXED, f'{len(vcf.lines)} records, {len(vcf.alleles)} alleles; rows: {counts}']
-    if lost > .1*len(table):
-        notes.append(f'{lost} of {len(table)} rows differ from the reference: is it the same '
-                     f'assembly ({store.manifest["spec"]["assembly"]})?')
-    if not bases.genome: notes.append('the FASTA of the store is not at hand: bases beyond its '
-                                      'windows are unknown, REF is checked inside them alone')
-    return Effects(table, notes, vcf, vcf.alleles.record.iloc[pairs.allele].tolist())
-
+# %% ../nbs/35_variants.ipynb #v021b
 def _dna(run, store, device):
     "A sentence: does this run read DNA?"
     why = None
@@ -321,6 +286,42 @@ def _table(alleles, pairs, genes, rows, kinds, y)->pd.DataFrame:
     t['status'] = pairs.status
     return t[COLUMNS]
 
+# %% ../nbs/35_variants.ipynb #v021
+def variants(
+    runs,               # folders of runs that differ in their seed alone, or `TrainedRun`s
+    store:GeneStore,    # their data
+    vcf,                # VCF file, or a `Vcf`
+    background:int=100, # random substitutions per gene, for the percentile
+    seed:int=0,         # of these
+    fasta=None,         # genome; None for the FASTA that the store was made from
+    device:str='auto',  # 'auto', 'cpu' or 'gpu'
+    progress:bool=False, # show a progress bar
+)->Effects:             # ValueError if runs, store and file do not fit
+    "Predict what the variants of a file do to the genes around them."
+    if background < 1: raise ValueError(f'background: expected at least 1, found {background}')
+    vcf = vcf if isinstance(vcf, Vcf) else read_vcf(vcf)
+    runs, store = open_runs(runs, store)
+    bases, length, dev = Bases(store, fasta), runs[0].train.window, pick_device(device)
+    pairs = place(vcf.alleles, bases, length)
+    scored = pairs[pairs.status == 'scored']
+    n, total = scored.row.nunique(), len(scored) + scored.row.nunique()*(1 + background)
+    if progress:
+        print(f'{len(vcf.alleles)} alleles, {len(scored)} pairs with {n} genes: '
+              f'{total*len(runs):,} windows to predict on {dev}')
+    rows, kinds, y = _predict(runs, store, bases, _jobs(bases, pairs, length, background, seed),
+                              total, dev, progress)
+    table = _table(vcf.alleles, pairs, bases.store.genes, rows, kinds, y)
+    dna = [f'{r.folder.name if r.folder else "model"}: {_dna(r, store, device)}' for r in runs]
+    lost = (t := table.status.value_counts()).get('ref_mismatch', 0)
+    counts = ', '.join(f'{k} {v}' for k, v in t.items())
+    notes = [*dna, FIXED, f'{len(vcf.lines)} records, {len(vcf.alleles)} alleles; rows: {counts}']
+    if lost > .1*len(table):
+        notes.append(f'{lost} of {len(table)} rows differ from the reference: is it the same '
+                     f'assembly ({store.manifest["spec"]["assembly"]})?')
+    if not bases.genome: notes.append('the FASTA of the store is not at hand: bases beyond its '
+                                      'windows are unknown, REF is checked inside them alone')
+    return Effects(table, notes, vcf, vcf.alleles.record.iloc[pairs.allele].tolist())
+
 # %% ../nbs/35_variants.ipynb #v030
 FIELDS = [c for c in COLUMNS if c not in ('variant_id', 'chrom', 'pos', 'ref')]
 SUFFIXES = ('.tsv', '.tsv.gz', '.parquet', '.vcf', '.vcf.gz')
@@ -338,6 +339,7 @@ def bgzip(
                 body, struct.pack('<II', zlib.crc32(part), len(part))]
     return b''.join(out)
 
+# %% ../nbs/35_variants.ipynb #v030b
 def _vcf_text(e):
     "The input, with the predictions in INFO."
     entry = lambda x: '' if pd.isna(x) else f'{x:.5g}' if isinstance(x, float) else quote(
@@ -347,15 +349,17 @@ def _vcf_text(e):
         '|'.join(map(entry, row)))
     about = (f'##INFO=<ID=GXPRISM,Number=.,Type=String,Description="Predicted change of expression '
              f'with the measured signals held fixed. Format: {"|".join(FIELDS)}">')
-    head = [*e.vcf.head[:-1], about, *(f'##gxprism={n}' for n in e.notes), e.vcf.head[-1]]
-    yield from head
+    ours = ('##INFO=<ID=GXPRISM,', '##gxprism=')               # of an earlier run: replaced
+    head = [h for h in e.vcf.head[:-1] if not h.startswith(ours)]
+    yield from [*head, about, *(f'##gxprism={n}' for n in e.notes), e.vcf.head[-1]]
     for i, line in enumerate(e.vcf.lines):
         x = line.split('\t')
         x += ['.']*(8 - len(x))
-        info = [] if x[7] in ('', '.') else [x[7]]
+        info = [i for i in x[7].split(';') if i not in ('', '.') and not i.startswith('GXPRISM=')]
         x[7] = ';'.join(info + ['GXPRISM=' + ','.join(per[i])])
         yield '\t'.join(x)
 
+# %% ../nbs/35_variants.ipynb #v030b
 def write_effects(
     effects:Effects, # from `variants`
     out,             # file; its name ends in one of SUFFIXES
