@@ -359,7 +359,7 @@ def _vcf_text(e):
         x[7] = ';'.join(info + ['GXPRISM=' + ','.join(per[i])])
         yield '\t'.join(x)
 
-# %% ../nbs/35_variants.ipynb #v030b
+# %% ../nbs/35_variants.ipynb #v030c
 def write_effects(
     effects:Effects, # from `variants`
     out,             # file; its name ends in one of SUFFIXES
