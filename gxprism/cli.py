@@ -192,6 +192,10 @@ def _geneexp(a):
 
 def _paper(a):
     from gxprism.paper import SEEDS, paper
+    if a.hours is not None and not 0 < a.hours < 1e6:
+        raise ValueError(f'--hours: expected more than 0, found {a.hours}')
+    if a.seeds > len(SEEDS): raise ValueError(f'--seeds: expected at most {len(SEEDS)}, '
+                                              f'found {a.seeds}')
     seeds = SEEDS[:a.seeds]
     print(paper(a.data, a.out, a.hours, a.preset, seeds, a.steps or 0).round(4).to_string())
 

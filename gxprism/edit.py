@@ -64,7 +64,7 @@ def read_do(
         track, sep, value = text.rpartition('=')
         try: out[track] = value if value == 'background' else float(value)
         except ValueError: sep = ''
-        if not (sep and track) or (value != 'background' and not np.isfinite(out[track])):
+        if not (sep and track) or (value != 'background' and not abs(out[track]) < 3e38):
             raise ValueError(f"--do: expected TRACK=number or TRACK=background, found {text!r}")
     return out
 
