@@ -192,8 +192,8 @@ def _geneexp(a):
 
 def _paper(a):
     from gxprism.paper import SEEDS, paper
-    if a.hours is not None and not 0 < a.hours < 1e6:
-        raise ValueError(f'--hours: expected more than 0, found {a.hours}')
+    if a.hours is not None and not 0 <= a.hours < 1e6:
+        raise ValueError(f'--hours: expected at least 0, found {a.hours}')
     if a.seeds > len(SEEDS): raise ValueError(f'--seeds: expected at most {len(SEEDS)}, '
                                               f'found {a.seeds}')
     seeds = SEEDS[:a.seeds]
