@@ -286,7 +286,7 @@ def test_book():
         elif not line.startswith('Starting '): said.append(line)
     bad = re.findall(r'^\t(\w+\.ipynb)$', ''.join(said), re.M)
     if p.wait() and not bad: bad = [nb.name for nb in BOOK]
-    if bad: print(''.join(said)[-9000:], *(f'in shared processes: {name}' for name in bad), sep='\n')
+    if bad: print(''.join(said)[-9000:], *(f'beside others: {name}' for name in bad), sep='\n')
     if len(bad) <= 5:            # what one notebook leaves in a process may trip another
         bad = [b for b in bad
                if not report(f'{b}, alone', lambda b=b: test_notebook(NBS/b))]
