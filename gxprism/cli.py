@@ -49,6 +49,7 @@ def check_out(
     out, # file to be written
 )->Path: # the same; ValueError if it cannot be
     "Refuse an output that cannot be written, before any work is done."
+    if not str(out): raise ValueError("--out: expected a file to write, found ''")
     out = Path(out).expanduser()
     if out.is_dir(): raise ValueError(f'{out}: expected a file to write, found a folder')
     if not out.parent.is_dir():
@@ -240,6 +241,7 @@ def _edit(a):
                      f'left out: {lost or "none"}', file=sys.stderr)
     if not (a.run and a.store and a.bed and a.do):
         raise ValueError('expected --run, --store, --bed and --do, or --pairs')
+    if a.data or a.model: raise ValueError('--data, --model: expected with --pairs alone')
     from gxprism.edit import edit_bed
     _threads(a)
     e = edit_bed(a.run, a.store, a.bed, a.do, a.pad, a.device)
@@ -277,7 +279,6 @@ def _explain(a):
 def _explain_command(add):
     "Arguments of explain."
     p = add('explain', _explain, 'what runs lean on: tracks for a genome browser, logos, reliance')
-    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
     p.add_argument('--out', required=True, help='folder to write, whole or not at all')
     which = p.add_mutually_exclusive_group()
     which.add_argument('--genes', help='file of genes, one a line (default: 100 test genes)')
@@ -287,7 +288,7 @@ def _explain_command(add):
     p.add_argument('--mutate', type=_whole(0), default=200,
                    help='bases around the TSS to mutate; 0 for none')
     p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
-    _options(p, '--store', '--threads', '--device')
+    _options(p, '--runs', '--store', '--threads', '--device')
 
 def _report(a):
     from gxprism.report import report
@@ -300,11 +301,10 @@ def _report(a):
 def _report_command(add):
     "Arguments of report."
     p = add('report', _report, 'one page about runs: scores, calibration, reliance, worst genes')
-    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
     p.add_argument('--out', required=True, help='page to write, .html; .md and .json beside it')
     p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
     p.add_argument('--most', type=_whole(2), default=1000, help='test genes for reliance, at most')
-    _options(p, '--store', '--threads', '--device')
+    _options(p, '--runs', '--store', '--threads', '--device')
 
 # %% ../nbs/39_cli.ipynb #l045var
 def _variants(a):
@@ -321,7 +321,6 @@ def _variants(a):
 def _variants_command(add):
     "Arguments of variants."
     p = add('variants', _variants, 'what the variants of a VCF do to the genes around them')
-    p.add_argument('--run', nargs='+', required=True, help='folders of runs that differ in seed')
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument('--vcf', help='variants: .vcf or .vcf.gz')
     what.add_argument('--table', help='single bases of elements: Chrom, Pos, Ref, Alt, Element')
@@ -329,7 +328,7 @@ def _variants_command(add):
     p.add_argument('--background', type=_whole(), default=100,
                    help='random substitutions per gene, for the percentile')
     p.add_argument('--fasta', help='genome, where the FASTA of the store has moved')
-    _options(p, '--store', '--seed', '--threads', '--device')
+    _options(p, '--runs', '--store', '--seed', '--threads', '--device')
 
 # %% ../nbs/39_cli.ipynb #c012
 def _run(a):
@@ -380,6 +379,7 @@ def _options(
     common = {
         '--store': dict(required=True, help='folder of the store'),
         '--run': dict(required=True, help='folder of the run, .zip of one, or hub:owner/name'),
+        '--runs': dict(nargs='+', required=True, help='folders of runs that differ in seed'),
         '--seed': dict(type=_whole(0), default=2, help='random seed'),
         '--device': dict(choices=('auto', 'cpu', 'gpu'), default='auto', help='where to compute'),
         '--threads': dict(type=_whole(), help='CPU threads (default: all)'),
@@ -391,7 +391,7 @@ def _options(
                            help="read every gene in its own direction, 5' to 3'"
                                                      ' (the papers read along the chromosome)'),
     }
-    for n in names: p.add_argument(n, **common[n])
+    for n in names: p.add_argument('--run' if n == '--runs' else n, **common[n])
     if '--device' in names:
         p.add_argument('--import', dest='own', metavar='FILE.py', nargs='+',
                        help='Python files of yours to execute first, which register models')
