@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATUS', 'COLUMNS', 'FIXED', 'FIELDS', 'SUFFIXES', 'Vcf', 'read_vcf', 'trim', 'haplotype', 'Bases', 'place',
-           'Effects', 'variants', 'bgzip', 'write_effects', 'check_name', 'element_variants']
+           'Effects', 'variants', 'bgzip', 'write_effects', 'element_variants']
 
 # %% ../nbs/35_variants.ipynb #v003
 import json, re, struct, zlib
@@ -22,6 +22,7 @@ from .mutations import says, variant_effects
 from .explain import answers, evaluating, reads_dna
 from .sequence import (Genome, decode, encode, find_chrom, orient, publish, reading,
                               window as around)
+from .state import check_out
 from .store import GeneStore
 from .tracks import open_runs
 from .train import pick_device
@@ -365,7 +366,7 @@ def write_effects(
     out,             # file; its name ends in one of SUFFIXES
 ):                   # ValueError on another name
     "Write effects, whole or not at all, in the format that the name says."
-    name = check_name(out).name
+    name = check_out(out, SUFFIXES).name
     if effects.vcf is None and '.vcf' in name[-7:]:
         raise ValueError(f'{out}: expected a table as output, for no VCF was read')
     with publish(out) as tmp:
@@ -381,17 +382,6 @@ def write_effects(
             text = ''.join(f'## {n}\n' for n in effects.notes)
             data = (text + effects.table.to_csv(sep='\t', index=False)).encode()
             tmp.write_bytes(bgzip(data) if name.endswith('.gz') else data)
-
-def check_name(
-    out, # file to write
-)->Path: # the same; ValueError if its name says no format
-    "Refuse a name that says no format, before any work is done."
-    out = Path(out).expanduser()
-    if not out.name.endswith(SUFFIXES):
-        raise ValueError(f'{out}: expected a name that ends in one of {", ".join(SUFFIXES)}')
-    if out.is_dir(): raise ValueError(f'{out}: expected a file to write, found a folder')
-    if not out.parent.is_dir(): raise ValueError(f'{out.parent}: no such folder')
-    return out
 
 # %% ../nbs/35_variants.ipynb #v037
 def element_variants(
