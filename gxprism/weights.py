@@ -170,11 +170,13 @@ def from_hub(
         raise ValueError(f"hub: expected 'owner/name', found {name!r}")
     host = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
     out = cache_folder()/digest(host)[:8]/name
-    if refresh and out.exists(): shutil.rmtree(out)
-    if all((out/f).exists() for f in FILES[:2]): return out
+    if not refresh and all((out/f).exists() for f in FILES[:2]): return out
     source = Source(name, 'weights of a model', f'{host}/{name}', out.name, 'as its card says',
                     kind='hub')
-    for f in FILES: fetch(source, out.parent, progress=progress, pattern=f)
+    get = lambda to: [fetch(source, to, progress=progress, pattern=f) for f in FILES]
+    if not refresh: get(out.parent)                       # goes on where it was interrupted
+    else:                                                 # the old stays until all has come
+        with publish(out, folder=True) as new: get(new.parent)
     return out
 
 def load(
