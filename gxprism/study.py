@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['System', 'unsaid', 'systems', 'real', 'simulated', 'Study', 'miniature', 'train_network', 'train_classical',
            'numbers', 'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'finished', 'gather', 'meaning',
-           'study_of', 'train_one_system', 'work_folder', 'run_study', 'main', 'Evidence', 'evidence', 'predicted',
-           'scores_table', 'compare', 'old_seeds', 'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'false_alarms']
+           'study_cells', 'study_of', 'train_one_system', 'work_folder', 'remaining', 'core_hours', 'forecast',
+           'run_study', 'main', 'Evidence', 'evidence', 'predicted', 'scores_table', 'compare', 'old_seeds',
+           'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
 
 # %% ../nbs/29_study.ipynb #s003
 import argparse
@@ -95,8 +96,8 @@ def real(
     **how,    # of `store.prepare`, such as `window`
 ):            # function of a working folder that gives the store; None where there are no data
     "A data set of real cells, prepared when it is needed."
-    if not os.environ.get('GXPRISM_DATA'): return None
-    spec = Path(os.environ['GXPRISM_DATA'])/name
+    spec = Path(os.environ.get('GXPRISM_DATA') or '-')/name
+    if not (spec/'dataset.json').exists(): return None
     return lambda work: prepare(spec, Path(work)/'store', progress=False, **how)
 
 
@@ -137,12 +138,12 @@ class Study:
             raise ValueError(f'systems: expected no two alike, found {twice[0]} more than once')
 
     def store(self, data:str, work)->GeneStore: # working folder of the study
-        "The store of a data set, prepared if it is not there yet; one process prepares at a time."
-        folder = Path(work)/'data'
+        "The store of a data set, prepared if it is not there yet, by one process at a time."
+        folder = Path(work)/'data'/digest(data)[:12]
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder/'.lock', 'w') as f:
+        with open(folder.with_suffix('.lock'), 'w') as f:
             with suppress(OSError): fcntl.flock(f, fcntl.LOCK_EX)   # a file system without locks
-            return self.data[data](folder/digest(data)[:12])
+            return self.data[data](folder)
 
     def here(self)->list: # of `System`
         "The trainings whose data are at hand."
@@ -353,20 +354,29 @@ def meaning(
     return digest([row['model'], how])
 
 # %% ../nbs/29_study.ipynb #s033
+def study_cells(
+    notebook, # path of an experiment's notebook
+)->list:      # of (kind, source): 'configuration', 'systems', '' for others
+    "Code cells of a notebook, by what their first line says they are."
+    cells = json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']
+    sources = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    first = [next((l for l in s.splitlines() if l.strip() and not l.startswith('#|')), '')
+             for s in sources]
+    kinds = [re.match(r'#\s*(configuration|systems)\b', l, re.I) for l in first]
+    return [(k[1].lower() if k else '', s) for k, s in zip(kinds, sources)]
+
+
 def study_of(
     notebook, # path of an experiment's notebook
 )->Study:     # the variable `study` of its configuration
     "Execute the cells of a notebook that define its study, and no other."
-    cells = json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']
-    sources = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
     module = ModuleType(f'study_{Path(notebook).stem}')
     sys.modules[module.__name__] = module                    # so that its classes have a home
     def execute(tree): exec(compile(tree, Path(notebook).name, 'exec'), module.__dict__)
-    for s in sources:
+    for kind, s in study_cells(notebook):
         try: tree = ast.parse(s)
         except SyntaxError: continue                         # a cell for the notebook's eyes only
-        lines = [l for l in s.splitlines() if l.strip() and not l.startswith('#|')]
-        if not re.match(r'#\s*(configuration|systems)\b', lines[0] if lines else '', re.I):
+        if not kind:
             tree.body = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
         execute(tree)
     if not isinstance(module.__dict__.get('study'), Study):
@@ -394,6 +404,54 @@ def work_folder(
     "Where stores, runs and finished trainings of a study lie."
     return results_folder(None, '.gxprism')/'study'/name
 
+# %% ../nbs/29_study.ipynb #s078
+def remaining(
+    study:Study,   # with its trainings
+    folder=None,   # of the results; default: `data/results/NAME`
+    work=None,     # working folder; default: `.gxprism/study/NAME`
+    source=None,   # fingerprint of the cells of the study
+)->list:           # of `System`, most important first
+    "Trainings whose data are at hand, and that are neither stored nor wait to be gathered."
+    folder = results_folder(None)/study.name if folder is None else folder
+    have = {r['key'] for r in read_rows(folder)[1] if r['source'] == source}
+    work = work or work_folder(study.name)
+    return [s for s in study.here() if s.key not in have and not finished(work, s, source)]
+
+
+def core_hours(
+    todo:list, # of `System`
+    rows:list, # stored trainings of the study, from `read_rows`
+)->tuple:      # hours of a processor for those that can be told, and the number of the others
+    "What trainings will cost: as the same did before, or a step of the same model times steps."
+    rows, total, unknown = [r for r in rows if r['origin']['kind'] == 'CPU'], 0., 0
+    for s in todo:
+        as_s = [r for r in rows if r['model'] == s.model and r['data'] == s.data]
+        same = [r['seconds'] for r in as_s
+                if r['budget'] == s.budget and meaning(r) == meaning(asdict(s))]
+        step = [s.budget*r['seconds']/r['budget'] for r in as_s if r['budget'] and s.budget]
+        if same or step: total += np.median(same or step)/3600
+        else: unknown += 1
+    return float(total), unknown
+
+
+def forecast(
+    study:Study, # with its trainings
+    folder=None, # of the results; default: `data/results/NAME`
+    work=None,   # working folder; default: `.gxprism/study/NAME`
+    source=None, # fingerprint of the cells of the study
+)->str:          # a line
+    "How many trainings are missing, what they cost, and which data are not at hand."
+    folder = results_folder(None)/study.name if folder is None else folder
+    todo = remaining(study, folder, work, source)
+    hours, unknown = core_hours(todo, read_rows(folder)[1])
+    cost = [f'about {hours:.1f} core-hours']*(unknown < len(todo))
+    cost += [f'{unknown} of them: not known']*(unknown > 0)
+    absent = {d: sum(s.data == d for s in study.systems) for d, f in study.data.items() if not f}
+    line = f'{len(todo)} of {len(study.systems)} trainings are missing'
+    line += f' ({", ".join(cost)})'*bool(todo)
+    return line + ''.join(f'; data not at hand: {d}, {n} trainings' for d, n in absent.items())
+
+
 # %% ../nbs/29_study.ipynb #s034
 def run_study(
     study,              # a `Study`, or the notebook that defines one
@@ -415,12 +473,16 @@ def run_study(
     missing = set(study.data) - {s.data for s in study.here()}
     if missing: print(f'left out, data not at hand: {", ".join(sorted(missing))}')
     source = None if notebook is None else source_fingerprint(notebook)
-    have = {r['key'] for r in read_rows(folder)[1] if r['source'] == source}
-    todo = [s for s in study.here() if s.key not in have and not finished(work, s, source)]
+    todo, failed = remaining(study, folder, work, source), []
     name, added = None if notebook is None else notebook.name, 0
     try:
         if notebook is None:
-            for s in todo: train_system(study, s, work)
+            for s in todo:
+                try: train_system(study, s, work)
+                except Exception as e: failed.append(f'{s.name}, {s.data}: {e}')
+            if failed:
+                lines = '\n  '.join(failed)
+                raise RuntimeError(f'{len(failed)} of {len(todo)} trainings failed:\n  {lines}')
         elif todo:
             jobs = [dict(notebook=name, key=s.key, name=s.name) for s in todo]
             until = None if hours is None else time.time() + 3600*hours
@@ -435,7 +497,11 @@ def main(
     words=None, # of the command line
 ):
     "make evidence: train what is missing of one study or of all, in the order of the notebooks."
-    p = argparse.ArgumentParser(prog='make evidence', description=main.__doc__.splitlines()[0])
+    more = ('Says first, for each study, how many trainings are missing of how many, about how '
+            "many core-hours they take (as stored trainings did; 'not known' where there is none), "
+            'and which data are not at hand; at the end, how many are left. Stop at any time.')
+    p = argparse.ArgumentParser(prog='make evidence', description=main.__doc__.splitlines()[0],
+                                epilog=more)
     p.add_argument('study', nargs='?', default='', help='number or name of an experiment; all')
     p.add_argument('--hours', type=float, help='stop after so many hours')
     p.add_argument('--processes', type=int,
@@ -444,11 +510,21 @@ def main(
     start, found = time.time(), sorted((repo_root()/'nbs').glob('4[0-9]_exp_*.ipynb'))
     if a.study: found = [find_notebook(a.study)]
     if None in found: raise FileNotFoundError(f'{a.study}: no such experiment in nbs')
+    if not a.study: found = [n for n in found if 'systems' in dict(study_cells(n))]
+    studies = {n: (study_of(n), source_fingerprint(n)) for n in found}
+    for n, (study, source) in studies.items():
+        print(f'{n.name}: {forecast(study, source=source)}', flush=True)
+    failed = []
     for notebook in found:
         left = None if a.hours is None else a.hours - (time.time() - start)/3600
         if left is not None and left <= 0: break
         try: print(f'{notebook.name}: {run_study(notebook, left, a.processes)} trainings added')
-        except RuntimeError as e: print(f'{notebook.name}: {e}')      # the others are not held up
+        except (RuntimeError, ValueError, OSError) as e:              # the others are not held up
+            print(f'{notebook.name}: {e}'); failed.append(notebook.name)
+    for n, (study, source) in studies.items():
+        print(f'{n.name}: {len(remaining(study, source=source))} trainings are left')
+    if failed: sys.exit(f'not all went well: {", ".join(failed)}')
+
 
 # %% ../nbs/29_study.ipynb #s051
 @dataclass(frozen=True)
@@ -641,7 +717,8 @@ def converged(
     t = trainings.assign(mse=[r.get('valid_mse') for r in trainings.told]).dropna(subset='mse')
     out = []
     for (data, name, fold, budget), g in t.groupby(['data', 'name', 'fold', 'budget'], sort=False):
-        same = t[(t.data == data) & (t.name == name) & (t.fold == fold) & (t.budget == 2*budget)]
+        same = t[(t.data == data) & (t.name == name) & (t.fold == fold) & (t.budget == 2*budget)
+                 & (budget > 0)]                  # 0 is what a preset says
         both = g.merge(same, on='seed', suffixes=('', '2'))
         change = float((both.mse2 - both.mse).mean()) if len(both) else np.nan
         sd = float(g.mse.std()) if len(g) > 1 else np.nan
@@ -649,6 +726,20 @@ def converged(
         out.append(dict(data=data, name=name, budget=budget, seeds=len(g), change=change, sd=sd,
                         converged=('yes' if abs(change) < sd else 'no') if known else 'not known'))
     return pd.DataFrame(out)
+
+def doubled(
+    trainings:list, # of `System`
+    names=None,     # of those to judge; None: all networks that have a budget
+)->list:            # of `System`: the first of each name and data set, with twice the budget
+    "One doubling with one seed, by which `converged` judges a system."
+    nets = [s for s in trainings if s.budget and s.model not in CLASSICAL]
+    if strange := sorted(set(names or ()) - {s.name for s in nets}):
+        raise ValueError(f'names: expected networks with a budget, found {strange}')
+    first = {}
+    for s in nets: first.setdefault((s.data, s.name), s)
+    return [replace(s, budget=2*s.budget) for s in first.values()
+            if names is None or s.name in names]
+
 
 # %% ../nbs/29_study.ipynb #s070
 def false_alarms(
