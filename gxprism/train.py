@@ -405,6 +405,12 @@ def pick_device(
         raise ValueError('device: expected a GPU, found none')
     return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
 
+def _young(model, now, was):
+    "Settings of an older run; those that it could not know yet at their defaults."
+    usual = {f.name: f.default for f in fields(model_class(model).config_class)}
+    return {k: json.loads(json.dumps(usual[k])) for k in now
+            if k not in was and usual.get(k) == now[k]} | was
+
 def _claim(
     folder:Path,  # run folder
     config:dict,  # what is to be run there
@@ -413,8 +419,10 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     there = [f for f in ('done', 'last', 'model') if any(folder.glob(f'{f}.*'))]
     if there and (folder/'config.json').exists():
-        now = json.loads(json.dumps(config))
-        if diff := difference(read_json(folder/'config.json'), now):
+        now, was = json.loads(json.dumps(config)), read_json(folder/'config.json')
+        was['model_config'] = _young(config['model'], now['model_config'],
+                                     was.get('model_config') or {})
+        if diff := difference(was, now):
             raise ValueError(f'{folder}: holds another run; ' + '; '.join(diff))
     else: write_json(folder/'config.json', config)
     if 'done' not in there: return False
