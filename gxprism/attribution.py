@@ -118,6 +118,9 @@ def _soft(
     batch:Batch, # `n` genes
 )->tuple:        # one-hot bases `(n, l, 4)`, signals, features: what can be differentiated
     "The inputs of a batch as real numbers."
+    if batch.bin > 1:
+        raise ValueError(f'batch: expected signals of every base, found means of {batch.bin}: take'
+                         ' a store without --bin, which the same model reads')
     return one_hot(batch.seq), batch.signals, batch.features
 
 def _agree(

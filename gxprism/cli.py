@@ -77,7 +77,7 @@ def _simulate(a):
 def _prepare(a):
     from gxprism.store import prepare
     store = prepare(a.data, a.store, window=a.window, margin=a.margin, workers=a.workers,
-                    overwrite=a.overwrite, progress=a.progress)
+                    overwrite=a.overwrite, progress=a.progress, bin=a.bin, bases=a.bases)
     c = store.manifest['counts']
     print(f'store {a.store}: {c["genes_out"]} of {c["genes_in"]} genes, {c["left_out"]} left out, '
           f'window {a.window} bp')
@@ -411,6 +411,9 @@ def _data_commands(add):
     p.add_argument('--window', type=_whole(2), default=2000, help='bases around each TSS')
     p.add_argument('--margin', type=_whole(0), default=0,
                    help='extra bases, for shift augmentation')
+    p.add_argument('--bin', type=_whole(), default=1,
+                   help='keep the mean of so many bases: small stores of long windows')
+    p.add_argument('--no-bases', dest='bases', action='store_false', help='leave the DNA out')
     p.add_argument('--workers', type=_whole(), default=1, help='processes')
     p.add_argument('--overwrite', action='store_true', help='replace a store of other files')
     _options(p, '--store')

@@ -107,6 +107,9 @@ def edited(
 )->Batch:                  # as `store.batch`, elements edited
     "Windows as they would be read from tracks that were really cut."
     window, rows = window or store.window, np.asarray(rows, int)
+    if store.bin > 1:
+        raise ValueError(f'{store.path}: keeps means of {store.bin} bases, an edit needs every '
+                         'base: prepare a store without --bin, which the same run reads')
     batch, whole = store.batch(rows, window=window), store.window + 2*store.margin
     x, raw = batch.signals.clone(), np.load(store.path/'signals.npy', mmap_mode='r')
     tss, minus = store.genes.tss.to_numpy()[rows], (store.genes.strand == '-').to_numpy()[rows]

@@ -118,9 +118,14 @@ def transplant(
         raise ValueError('part: features have no position, expected none with `where`')
     take = lambda new, old, w: new.expand_as(old) if w is None else torch.where(w, new, old)
     new, at = {}, list(part.tracks)
+    if where is not None and batch.bin > 1 and at:
+        bins = where.unflatten(-1, (-1, batch.bin))
+        if (bins.any(-1) != bins.all(-1)).any():
+            raise ValueError(f'where: expected whole bins of {batch.bin} bases')
     if part.sequence: new['seq'] = take(donor.seq, batch.seq, where)
     if at:
-        new['signals'], w = batch.signals.clone(), None if where is None else where[..., None]
+        new['signals'] = batch.signals.clone()
+        w = None if where is None else where[:, ::batch.bin, None]
         new['signals'][..., at] = take(donor.signals[..., at], batch.signals[..., at], w)
     if part.features:
         new['features'], at = batch.features.clone(), list(part.features)
@@ -144,13 +149,13 @@ def blank(
     if not len(rows): raise ValueError('rows: expected at least one gene, found none')
     signals, features = 0., 0.
     for i in range(0, len(rows), size):
-        b = store.batch(rows[i:i + size], window=l if kind == 'mean' else 2)
+        b = store.batch(rows[i:i + size], window=l if kind == 'mean' else 2*store.bin)
         signals = signals + b.signals.double().sum(0)
         features = features + b.features.double().sum(0)
     signals, features = (signals/len(rows)).float(), (features/len(rows)).float()
     if kind == 'zero':
         level = [float(t.apply(np.array([t.missing]))[0]) for t in store.tracks]
-        signals = torch.tensor(level, dtype=torch.float32).expand(l, -1)
+        signals = torch.tensor(level, dtype=torch.float32).expand(l//store.bin, -1)
         for j, f in enumerate(store.table.features):
             if f.derived_from and derived == 'zero': features[j] = float(f.apply(np.zeros(1))[0])
     seq = torch.full((1, l), 4, dtype=torch.uint8)

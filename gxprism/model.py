@@ -197,6 +197,8 @@ def head(
 class Net(nn.Module):
     "A model of expression; a subclass defines `read`, from a batch to a vector per gene."
     config_class, wants = NetConfig, ('direct', 'both')
+    # settings that say over how many bases signals are averaged first; none: read base by base
+    grain = ()
     def __init__(self,
         cfg:NetConfig,   # settings
         width:int=None,  # channels of a gene's vector; None if the subclass makes its own head
@@ -253,7 +255,8 @@ def check(self:Net,
     want:str,    # what is asked for
 ):
     "Refuse a batch that does not fit; ValueError says what was expected and what was found."
-    cfg, (l, s), r = self.cfg, batch.signals.shape[1:], batch.features.shape[-1]
+    cfg, (m, s), r = self.cfg, batch.signals.shape[1:], batch.features.shape[-1]
+    l, bin = batch.seq.shape[1], batch.bin
     center, stride = getattr(cfg, 'center_len', 1), getattr(cfg, 'stride', 1)
     if want not in self.wants:
         asked = ' or '.join(map(repr, self.wants))
@@ -262,6 +265,14 @@ def check(self:Net,
     if s != cfg.n_tracks: raise ValueError(f'signals: expected {cfg.n_tracks} tracks, found {s}')
     if r != cfg.n_features:
         raise ValueError(f'features: expected {cfg.n_features} per gene, found {r}')
+    if l != m*bin: raise ValueError(f'signals: expected a divisor of {l} bases, found {m}')
+    if bin > 1 and not self.grain:
+        raise ValueError(f'signals: {type(self).__name__} reads every base, found means of {bin};'
+                         ' prepare a store without --bin')
+    for k in self.grain if bin > 1 else ():
+        if getattr(cfg, k) % bin:
+            raise ValueError(f'{k}: expected a multiple of the {bin} bases whose means the store '
+                             f'keeps, found {getattr(cfg, k)}; or prepare a store without --bin')
     if l < center: raise ValueError(f'window: expected at least center_len = {center}, found {l}')
     if l % stride: raise ValueError(f'window: expected a multiple of stride {stride}, found {l}')
 

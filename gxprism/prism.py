@@ -23,6 +23,7 @@ class PrismConfig(TokenConfig):
     "Prism's architecture and loss weights; defaults as released (ICLR 2026)."
     n_contexts:int=2       # background states, k; 0 is direct fusion
     cnn_dim:int=8          # channels of the confounder encoder's first convolution
+    context_bin:int=1      # bases whose mean the confounder encoder reads as one (ours)
     mode:str='paper'       # average predictions ('paper') or hidden states ('released')
     alpha:float=1.         # weight of the adjusted prediction's loss
     beta:float=1.          # weight of the context diversity loss
@@ -48,13 +49,17 @@ class ConfounderEncoder(nn.Module):
         self.cnn_encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten())
         gates = nn.Linear(4*c, cfg.d_model*cfg.n_contexts)
         self.weight_projector, self.k = nn.Sequential(gates, nn.Sigmoid()), cfg.n_contexts
+        self.bin = cfg.context_bin
 
     def forward(self,
-        signals:Tensor, # signals per base; `(n, l, s)`, `l` at least 64
+        signals:Tensor, # signals per base or bin; `(n, l/bin, s)`
+        bin:int=1,      # bases per position; divides `context_bin`
     )->Tensor:          # gates in (0, 1); `(n, k, d)`
         "One gate per context and channel; ValueError if the window is too short."
-        l = signals.shape[1]
-        if l < 64: raise ValueError(f'window: expected at least 64 bases for contexts, found {l}')
+        if self.bin > bin: signals = signals.unflatten(1, (-1, self.bin//bin)).mean(2)
+        if signals.shape[1] < 64:
+            raise ValueError(f'window: expected at least {64*self.bin} bases for contexts, '
+                             f'found {signals.shape[1]*self.bin}')
         z = self.weight_projector(self.cnn_encoder(signals.transpose(1, 2)))
         return z.unflatten(1, (-1, self.k)).transpose(1, 2)      # the context is the fastest index
 
@@ -92,7 +97,7 @@ class Prism(Net):
         e, h = self.tokens(batch.seq, signals)
         copies = [] if want == 'adjusted' else [e + h]                       # direct
         if c.n_contexts and want != 'direct':
-            gates = self.confounder(signals)
+            gates = self.confounder(signals, batch.bin)
             each = gates.to(h.dtype).repeat_interleave(c.phases, 0)          # in every frame
             copies += [e + h*a[:, None] for a in each.unbind(1)]             # one per context
         x = self.readout(self.backbone(torch.cat(copies), c.center_len//c.stride))
@@ -102,6 +107,11 @@ class Prism(Net):
         y = self.answer(x, batch)                                            # `(copies, n)`
         return Prediction(direct=y[0] if first else None, contexts=gates,
                           adjusted=y[first:].mean(0) if gates is not None else None)
+
+    @property
+    def grain(self):
+        "What must be a multiple of a store's bins."
+        return ('stride', 'context_bin')[:1 + bool(self.cfg.n_contexts)]
 
     def penalties(self, p:Prediction):
         "Contexts that resemble each other."

@@ -36,6 +36,7 @@ class StandardisedConfig(DirectConfig):
 class Standardised(DirectFusion):
     "Direct fusion; its adjusted prediction is the g-formula over training genes' backgrounds."
     config_class = StandardisedConfig
+    grain = ()                    # signals are read base by base
     def __init__(self, cfg:StandardisedConfig):
         super().__init__(cfg)
         self.wants = ('direct', 'adjusted', 'both')
@@ -101,6 +102,7 @@ def ramps(
 class ProfilePrism(Prism):
     "Prism with the profile of its signals and ramps in the head."
     config_class = ProfileConfig
+    grain = ()                    # signals are read base by base
     def __init__(self, cfg:ProfileConfig=ProfileConfig()):
         super().__init__(cfg)
         j, h, drop = cfg.n_features + cfg.n_tracks*cfg.bins, cfg.hidden, cfg.dropout

@@ -306,7 +306,7 @@ def _windows(f)->list:
     store, l, out = f['store'], f['runs'][0].train.window, []
     roles = {t.name: t.role for t in store.tracks}
     for g in f['worst'].itertuples():
-        x = store.signals(np.array([g.row]), l)[0]
+        x = store.signals(np.array([g.row]), l)[0].repeat(store.bin, 0)
         fig = gene_window({t.name: x[:, i] for i, t in enumerate(store.tracks)}, g.tss - l//2,
                           g.tss, g.strand, g.symbol, roles,
                           seq=forward_codes(store, [g.row], l)[0],

@@ -97,19 +97,30 @@ class Tokens(nn.Module):
         self.drop = nn.Dropout(cfg.drop_tokens)
         if n_tracks: self.signal = nn.Linear(n_tracks, d, bias=bias)
 
-    def pool(self, x:Tensor)->Tensor: # `(n, l, ...)` to `(n, l/stride, ...)`
+    def pool(self,
+        x:Tensor,  # `(n, l/bin, ...)`
+        bin:int=1, # bases per position; divides the stride
+    )->Tensor:     # `(n, l/stride, ...)`
         "Mean over the bases of each token."
-        return x.unflatten(1, (-1, self.stride)).mean(2)
+        return x if bin == self.stride else x.unflatten(1, (-1, self.stride//bin)).mean(2)
+
+    def embed(self, seq:Tensor, dtype)->Tensor: # `(n*phases, l/stride, d)`
+        "Tokens of the sequence."
+        if isinstance(self.seq, MeanMotifs): return self.seq(seq)
+        if self.stride == 1: return self.seq(one_hot(seq, dtype))
+        return motif_tokens(seq, self.seq.weight, self.seq.bias, self.stride, dtype)
 
     def forward(self,
         seq:Tensor,     # base codes; `(n, l)` uint8
-        signals:Tensor, # signals per base; `(n, l, s)`
+        signals:Tensor, # signals per base or bin; `(n, l/bin, s)`
     )->tuple:           # $E$ and $H$, or $E$ and None; `(n*phases, l/stride, d)` each
         "Tokens of the sequence and tokens of the signals, once per reading frame."
-        if isinstance(self.seq, MeanMotifs): e = self.seq(seq)
-        elif self.stride == 1: e = self.seq(one_hot(seq, signals.dtype))
-        else: e = motif_tokens(seq, self.seq.weight, self.seq.bias, self.stride, signals.dtype)
-        h = self.signal(self.pool(signals)) if hasattr(self, 'signal') else None
+        (n, l), bin = seq.shape[:2], seq.shape[1]//max(1, signals.shape[1])
+        if seq.dtype == torch.uint8 and seq.numel() and bool((seq > 3).all()):   # nothing to read
+            e = self.embed(seq[:1, :1].expand(2, self.stride), signals.dtype)[:self.phases]
+            e = e.repeat(n, l//self.stride, 1)
+        else: e = self.embed(seq, signals.dtype)
+        h = self.signal(self.pool(signals, bin)) if hasattr(self, 'signal') else None
         if h is not None and self.phases > 1: h = h.repeat_interleave(self.phases, 0)
         return self.drop(e), h
 

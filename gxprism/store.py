@@ -109,12 +109,16 @@ def to_dict(self:DatasetSpec)->dict: # the content of `dataset.json`
 class Batch:
     "Inputs and target of `n` genes."
     seq:Tensor      # base codes, A C G T N = 0..4; `(n, l)` uint8
-    signals:Tensor  # transformed signals per base; `(n, l, s)` float32, or float16 until `to`
+    # transformed, per base or mean of a bin; `(n, l/bin, s)` float32, or float16 until `to`
+    signals:Tensor
     features:Tensor # transformed features per gene; `(n, r)` float32
     target:Tensor   # expression on the table's scale, NaN where unlabelled; `(n,)` float32
     gene_id:tuple[str, ...] # identifiers; `n` of them
 
     def __len__(self): return len(self.seq)
+    @property
+    def bin(self)->int: # bases per position of `signals`; 1: every base has its own
+        return self.seq.shape[1]//max(1, self.signals.shape[1])
     def replace(self, **kw)->'Batch': return replace(self, **kw)
     def to(self,
         device, # torch device
@@ -281,9 +285,13 @@ def _fill_rows(
     "Write the windows of one chromosome's genes into the arrays of a store."
     follow(parent)
     load = lambda f: np.load(folder/f'{f}.npy', mmap_mode='r+')
-    bases, signals, measured = map(load, ('bases', 'signals', 'measured'))
+    signals, measured = map(load, ('signals', 'measured'))
+    bin, dtype = 2*half//signals.shape[1], signals.dtype
+    raw = lambda t: replace(t, transform='none')
     order, at = np.argsort(tss), lambda i: (int(tss[i]) - half, int(tss[i]) + half)
-    for i in order: bases[rows[i]] = plan.genome.fetch(chrom, *at(i))
+    if (folder/'bases.npy').exists():
+        bases = load('bases')
+        for i in order: bases[rows[i]] = plan.genome.fetch(chrom, *at(i))
     missing, k, c = {}, 0, 0
     for s, t in enumerate(spec.tracks):
         r, here, gaps = plan.readers[t.name], chrom not in plan.absent[t.name], 0
@@ -294,7 +302,9 @@ def _fill_rows(
             if per_base:
                 x = r.fetch(chrom, *at(i)) if here else np.full(2*half, np.nan, np.float32)
                 x, gap = fill(x, t.missing)
-                signals[rows[i], :, k] = _fit(x, t, signals.dtype, where)
+                y = _fit(x, t, dtype if bin == 1 else np.dtype('float32'), where)
+                signals[rows[i], :, k] = y if bin == 1 else \
+                    _fit(t.apply(y).reshape(-1, bin).mean(1), raw(t), dtype, where)
             else:
                 x, first[rows[i]], _ = r.profile(chrom, int(tss[i]),
                                                  *at(i)) if here else _nowhere(r, at(i))
@@ -311,6 +321,7 @@ def _allocate(
     n:int, width:int, # genes, and bases per gene
     dtype:str,        # type of the signal arrays
     plan:Plan,        # of `plan_store`
+    bin:int=1, bases:bool=True, # see `prepare`
 )->list[int]:         # bin size of each contact track, in bases
     "Create the empty arrays of a store, with all their space; `OSError` if there is not enough."
     def new(name, shape, kind):
@@ -319,9 +330,9 @@ def _allocate(
             if hasattr(os, 'posix_fallocate'):
                 os.posix_fallocate(f.fileno(), 0, os.fstat(f.fileno()).st_size)
     sizes = [plan.readers[t.name].bin_size for t in spec.tracks if KINDS[t.kind].per == 'bin']
-    new('bases', (n, width), np.uint8)
+    if bases: new('bases', (n, width), np.uint8)
     new('measured', (n, len(spec.tracks)), np.uint32)
-    new('signals', (n, width, len(spec.tracks) - len(sizes)), dtype)
+    new('signals', (n, width//bin, len(spec.tracks) - len(sizes)), dtype)
     for k, size in enumerate(sizes):
         new(f'contact_{k}', (n, _contact_bins(width, size)), np.float32)
         new(f'first_{k}', (n,), np.int64)
@@ -352,7 +363,8 @@ def _build(
     from joblib import Parallel, delayed
     from tqdm.auto import tqdm
     genes, half = plan.genes, head['window']//2 + head['margin']
-    sizes = _allocate(folder, spec, len(genes), 2*half, head['dtype'], plan)
+    sizes = _allocate(folder, spec, len(genes), 2*half, head['dtype'], plan, head.get('bin', 1),
+                      head.get('bases', True))
     shared = half, replace(plan, genes=None, left_out=None), os.getpid()
     jobs = [delayed(_fill_rows)(folder, spec, c, g.index.to_numpy(), g.tss.to_numpy(), *shared)
             for c, g in genes.groupby('chrom', sort=False)]
@@ -385,7 +397,8 @@ def _core(
     "What two stores must share to hold the same numbers: neither where files lie nor when."
     sums = {f: s['sha256'] for f, s in manifest['sources'].items()}
     core = {k: manifest[k]
-            for k in ('format', 'spec', 'window', 'margin', 'dtype')} | dict(sources=sums)
+            for k in ('format', 'spec', 'window', 'margin', 'dtype', 'bin', 'bases')
+            if k in ('format', 'spec') or k in manifest} | dict(sources=sums)
     return json.loads(json.dumps(core))      # as a manifest read back: tuples become lists
 
 def read_manifest(
@@ -445,14 +458,20 @@ def prepare(
     overwrite:bool=False, # replace a store made from other files or settings
     progress:bool=True,   # show a progress bar
     reader:str='auto',    # who unpacks bigWig files, see `bigwig_reader`; the store is the same
+    bin:int=1,            # keep the mean of so many bases (after the transform) instead of each
+    bases:bool=True,      # keep the DNA; without it every base counts as unknown
 )->'GeneStore':           # the store; ValueError on bad input, FileExistsError if `out` is taken
     "Pass once over the files of a data set and write a memory-mapped store."
     whole = lambda x: isinstance(x, int) and not isinstance(x, bool)
     if not whole(window) or window < 2 or window % 2:
         raise ValueError(f'window: expected an even number of bases from 2 on, found {window}')
-    for name, n, least in (('margin', margin, 0), ('workers', workers, 1)):
+    for name, n, least in (('margin', margin, 0), ('workers', workers, 1), ('bin', bin, 1)):
         if not whole(n) or n < least:
             raise ValueError(f'{name}: expected {least} or more, found {n}')
+    for name, n, unit in (('window', window, 2*bin), ('margin', margin, bin)):
+        if n % unit:
+            raise ValueError(f'{name}: expected a multiple of {unit} bases with bins of {bin},'
+                             f' found {n}')
     if dtype not in ('float32', 'float16'):
         raise ValueError(f'dtype: expected float32 or float16, found {dtype!r}')
     bigwig_reader(reader)
@@ -461,6 +480,7 @@ def prepare(
     except (FileNotFoundError, ValueError): old = {}
     head = dict(format=STORE_FORMAT, spec=spec.to_dict(), window=window, margin=margin, dtype=dtype,
                 sources=_sources(spec.root, _source_files(spec), old.get('sources', {})))
+    head |= {k: v for k, v, usual in (('bin', bin, 1), ('bases', bases, True)) if v != usual}
     if old and _core(old) == _core(head):
         try: return GeneStore(out)
         except ValueError:                       # damaged
@@ -482,25 +502,32 @@ def _columns(
     width:int,       # bases stored per gene
     window:int,      # bases wanted
     shift,           # bases each window moves towards higher coordinates; `(n,)` or 0
-)->tuple:            # index of rows and index of columns that pick `(n, window)`
+    bin:int=1,       # bases per column
+)->tuple:            # index of rows and index of columns that pick `(n, window/bin)`
     "Where the wanted bases lie in the stored arrays."
     start = np.broadcast_to((width - window)//2 + np.asarray(shift), rows.shape)
     if not (start >= 0).all() or not (start + window <= width).all():
         raise ValueError(f'window {window} with shifts up to {np.abs(shift).max()}: '
                          f'the store holds {width} bases per gene')
+    if bin > 1 and (window % bin or (start % bin).any()):
+        raise ValueError(f'window: expected a multiple of {2*bin} bases and shifts of {bin}, whose '
+                         f'mean the store keeps, found {window} and shifts up to '
+                         f'{np.abs(shift).max()}')
+    start, window = start//bin, window//bin
     first = int(start[0]) if len(rows) else 0
     if (start == first).all(): return rows, slice(first, first + window)
     return rows[:, None], start[:, None] + np.arange(window)
 
 def _take(
-    stored:np.ndarray, # windows side by side; `(genes, width, ...)`
+    stored:np.ndarray, # windows side by side; `(genes, width/bin, ...)`
     rows:np.ndarray,   # rows of a store; `(n,)`
     window:int,        # bases wanted
     shift,             # `(n,)` or 0
-)->np.ndarray:         # a copy; `(n, window, ...)`
+    bin:int=1,         # bases per column
+)->np.ndarray:         # a copy; `(n, window/bin, ...)`
     "Copy the wanted bases of some genes; whole rows by the quickest road."
-    r, c = _columns(rows, stored.shape[1], window, shift)
-    whole = isinstance(c, slice) and window == stored.shape[1]
+    r, c = _columns(rows, stored.shape[1]*bin, window, shift, bin)
+    whole = isinstance(c, slice) and window == stored.shape[1]*bin
     return stored.take(r, 0) if whole else stored[r, c]
 
 # %% ../nbs/04_store.ipynb #c031
@@ -551,19 +578,22 @@ class GeneStore:
             self.table = GeneTableSpec.from_dict(m['spec']['genes'])
             self.tracks = tuple(Track.from_dict(t) for t in m['spec']['tracks'])
             self.window, self.margin, self.is_oriented = m['window'], m['margin'], False
+            self.bin = m.get('bin', 1)                 # bases per stored value
             self.genes = pd.read_parquet((self.path/'genes.parquet').absolute())  # no ~ here
             self._id, self._strand, self._tss = (self.genes[c].to_numpy(kind) for c, kind in (
                 ('gene_id', object), ('strand', object), ('tss', None)))
             # a plain view: cheaper to index
             load = lambda f: np.asarray(np.load(self.path/f'{f}.npy', mmap_mode='r'))
-            self._seq, self._signals = load('bases'), load('signals')
+            self._signals = load('signals')
+            self._seq = load('bases') if m.get('bases', True) else None
             self._contacts = [(load(f'contact_{k}'), load(f'first_{k}'), size)
                               for k, size in enumerate(m['contact_bin_sizes'])]
             n, width, bins = len(self.genes), self.window + 2*self.margin, len(self._contacts)
             shapes = [x.shape
-                      for x in (self._seq, self._signals,
+                      for x in (*([] if self._seq is None else [self._seq]), self._signals,
                                 *(v for c in self._contacts for v in c[:2]))]
-            want = [(n, width), (n, width, len(self.tracks) - bins)]
+            want = [] if self._seq is None else [(n, width)]
+            want += [(n, width//self.bin, len(self.tracks) - bins)]
             want += [s for c in m['contact_bin_sizes']
                      for s in ((n, _contact_bins(width, c)), (n,))]
             if shapes != want:
@@ -583,7 +613,8 @@ class GeneStore:
     def __len__(self): return len(self.genes)
     def __repr__(self):
         return (f"GeneStore {self.manifest['spec']['name']}: {len(self)} genes, window"
-                f" {self.window}, tracks {', '.join(t.name for t in self.tracks)}")
+                f" {self.window}, tracks {', '.join(t.name for t in self.tracks)}"
+                + f', in bins of {self.bin}'*(self.bin > 1) + ', no bases'*(self._seq is None))
 
 # %% ../nbs/04_store.ipynb #c035
 @patch(as_prop=True)
@@ -611,18 +642,22 @@ def signals(self:GeneStore,
     rows:np.ndarray, # rows; `(n,)`
     window:int,      # bases
     shift=0,         # bases each window moves to higher coordinates; `(n,)` or 0
-)->np.ndarray:       # transformed signals in the order of the tracks; `(n, window, s)` float32
+)->np.ndarray:       # transformed signals in the order of the tracks; `(n, window/bin, s)` float32
     "Gather the signals of some genes and apply each track's transform."
-    values = _take(self._signals, rows, window, shift).astype(np.float32, copy=False)
-    out = np.empty((len(rows), window, len(self.tracks)), np.float32) if self._contacts else values
+    n, k = len(rows), self.bin
+    values = _take(self._signals, rows, window, shift, k).astype(np.float32, copy=False)
+    out = np.empty((n, window//k, len(self.tracks)), np.float32) if self._contacts else values
     big, contacts = 0, iter(self._contacts)
     for i, t in enumerate(self.tracks):
-        if KINDS[t.kind].per == 'base': x, big = values[..., big], big + 1
+        if KINDS[t.kind].per == 'base':
+            x, big = values[..., big], big + 1
+            if k == 1: x = t.apply(x)
         else:
             v, first, size = next(contacts)
             start = self._tss[rows] - window//2 + np.asarray(shift)
-            x = spread(v[rows], first[rows], size, start, window)
-        if out is not values or t.transform != 'none': out[..., i] = t.apply(x)
+            x = t.apply(spread(v[rows], first[rows], size, start, window))
+            if k > 1: x = x.reshape(n, window//k, k).mean(2)
+        if out is not values or k == 1 and t.transform != 'none': out[..., i] = x
     return out
 
 @patch
@@ -640,9 +675,10 @@ def batch(self:GeneStore,
     if target is not None and target not in self._targets:
         raise ValueError(f'target: expected one of {list(self._targets)}, found {target!r}')
     y = self._targets[target][rows] if target else np.full(len(rows), np.nan, np.float32)
-    seq = np.ascontiguousarray(_take(self._seq, rows, l, shift))
+    seq = torch.full((1, 1), 4, dtype=torch.uint8).expand(len(rows), l) if self._seq is None else \
+        torch.from_numpy(np.ascontiguousarray(_take(self._seq, rows, l, shift)))
     signals, features = self.signals(rows, l, shift), self._features[rows]
-    b = Batch(*map(torch.from_numpy, (seq, signals, features, y)), gene_id=tuple(self._id[rows]))
+    b = Batch(seq, *map(torch.from_numpy, (signals, features, y)), gene_id=tuple(self._id[rows]))
     if not self.is_oriented: return b
     seq, signals = orient(b.seq, b.signals, self._strand[rows])
     return b.replace(seq=seq, signals=signals)
@@ -703,11 +739,14 @@ class CompactStore:
             raise ValueError(f'dtype: expected float16 or float32, found {dtype!r}')
         n, l, kind = len(store), window or store.window, getattr(torch, dtype)
         store.batch([], target, l)        # complains about an unknown target
-        self.seq = torch.empty(n, l, dtype=torch.uint8, device=device)
-        self.signals = torch.empty(n, l, len(store.tracks), dtype=kind, device=device)
+        bare = store._seq is None
+        self.seq = torch.full((1, 1) if bare else (n, l), 4, dtype=torch.uint8, device=device)
+        self.seq, size = self.seq.expand(n, l), (n, l//store.bin, len(store.tracks))
+        self.signals = torch.empty(size, dtype=kind, device=device)
         for i in range(0, n, 256):
             b = store.batch(range(i, min(i + 256, n)), window=l)
-            self.seq[i:i + 256], self.signals[i:i + 256] = b.seq, b.signals
+            self.signals[i:i + 256] = b.signals
+            if not bare: self.seq[i:i + 256] = b.seq
             big = self.signals[i:i + 256].isinf().any((0, 1)).tolist()
             for t in (t for t, inf in zip(store.tracks, big) if inf):
                 raise ValueError(f'track {t.name!r}: a value does not fit {dtype}, take float32')

@@ -95,7 +95,8 @@ def _sizes(
     return dict(n_tracks=len(store.tracks), n_features=len(store.table.features),
                 background=tuple(i for i, t in enumerate(store.tracks) if t.name in back),
                 derived=tuple(i for i, d in enumerate(derived) if d),
-                center_len=min(2000, train.window), window=train.window)
+                center_len=min(2000, train.window), window=train.window,
+                **(dict(context_bin=store.bin) if store.bin > 1 else {}))
 
 # %% ../nbs/26_train.ipynb #c009
 def configure(
@@ -126,7 +127,8 @@ def configure(
     train = TrainConfig(**where | pick('train', known[1]))
     if 'max_shift' not in changes:                  # a preset's shift, as far as the store reaches
         room = store.margin + (store.window - train.window)//2
-        train = replace(train, max_shift=max(0, min(train.max_shift, room)))
+        shift = max(0, min(train.max_shift, room))
+        train = replace(train, max_shift=shift - shift % store.bin)
     if p.get('passes') and 'max_steps' not in changes:
         genes = len(split_indices(store.genes, train.fold, 'train', train.target))
         steps = min(train.max_steps, max(1, p['passes']*math.ceil(genes/train.batch_size)))
@@ -206,8 +208,8 @@ class Genes(torch.utils.data.Dataset):
     def __getitem__(self, item)->Batch:
         (step, rows), c = item, self.cfg
         rng = np.random.default_rng([c.seed, 1, step])
-        shift = rng.integers(-c.max_shift, c.max_shift + 1,
-                             len(rows)) if self.augment and c.max_shift else 0
+        far, bin = c.max_shift//self.store.bin, self.store.bin
+        shift = rng.integers(-far, far + 1, len(rows))*bin if self.augment and far else 0
         b = self.store.batch(rows, c.target, c.window, shift)
         if self.augment and c.reverse_complement:
             g = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -403,6 +405,12 @@ def pick_device(
         raise ValueError('device: expected a GPU, found none')
     return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
 
+def _young(model, now, was):
+    "Settings of an older run; those that it could not know yet at their defaults."
+    usual = {f.name: f.default for f in fields(model_class(model).config_class)}
+    return {k: json.loads(json.dumps(usual[k])) for k in now
+            if k not in was and usual.get(k) == now[k]} | was
+
 def _claim(
     folder:Path,  # run folder
     config:dict,  # what is to be run there
@@ -411,8 +419,10 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     there = [f for f in ('done', 'last', 'model') if any(folder.glob(f'{f}.*'))]
     if there and (folder/'config.json').exists():
-        now = json.loads(json.dumps(config))
-        if diff := difference(read_json(folder/'config.json'), now):
+        now, was = json.loads(json.dumps(config)), read_json(folder/'config.json')
+        was['model_config'] = _young(config['model'], now['model_config'],
+                                     was.get('model_config') or {})
+        if diff := difference(was, now):
             raise ValueError(f'{folder}: holds another run; ' + '; '.join(diff))
     else: write_json(folder/'config.json', config)
     if 'done' not in there: return False
@@ -459,8 +469,13 @@ def fit(
     pick_device(device)
     torch.manual_seed(tcfg.seed)
     net = build(model, mcfg)
+    if store.bin > 1:
+        if not hasattr(net, 'check'):
+            raise ValueError(f'model: {model} reads every base, the store keeps means of '
+                             f'{store.bin}; prepare a store without --bin')
+        net.check(store.batch(train[:1], window=tcfg.window), 'both')
     if hasattr(net, 'calibrate'):
-        few = max(40, min(2000, 8_000_000//tcfg.window))      # a gigabyte at most, however long
+        few = max(40, min(2000, 8_000_000*store.bin//tcfg.window))   # a gigabyte at most
         net.calibrate(store.batch(train[::math.ceil(len(train)/few)], window=tcfg.window))
     if hasattr(net, 'start_at'): net.start_at(float(store.genes[tcfg.target].iloc[train].mean()))
     scale = {t.column: t.scale for t in store.table.targets}[tcfg.target]
