@@ -95,6 +95,7 @@ class MeanMotifs(nn.Module):
         x = x.transpose(1, 2)
         return self.proj(self.norm(x.flatten(0, 2)).view(x.shape)).flatten(0, 1)
 
+# %% ../nbs/18_stem.ipynb #c0095
 class Tokens(nn.Module):
     "Embed bases and signals, one token per `stride` bases."
     def __init__(self,
