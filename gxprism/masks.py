@@ -158,16 +158,17 @@ class MaskedReader(Net):
         self.embed = Tokens(cfg, cfg.n_tracks)
         self.predictor = Backbone(cfg.d_model, cfg.n_layers, d_state=cfg.d_state)
     def read(self, batch, signals):
-        (e, h), l = self.embed(batch.seq, signals), batch.seq.shape[1]
-        frames = self.cfg.phases                       # a mask hides all frames or none
-        e, h = e.unflatten(0, (-1, frames)).mean(1), h[::frames]
+        (e, h, _), l = self.embed(batch.seq, signals), batch.seq.shape[1]
+        n = self.embed.series                          # a mask hides all frames or none
+        e, h = e.unflatten(0, (-1, n)).mean(1), h[::n]
         mask, parts = self.mask(batch, e, h)
         t = mask.shape[1]
         keep = round(min(1, self.cfg.keep_len/l)*t)
         at = torch.arange(t, device=mask.device) - (t - keep)//2
         mask = torch.where((0 <= at) & (at < keep), 1., mask)
-        x = self.predictor((e + h)*mask[..., None].to(e.dtype))
-        return self.readout(x), dict(parts, mask=mask)
+        shown = mask[..., None].to(e.dtype)
+        x = self.predictor((e + h)*shown)
+        return self.readout(x, e*shown), dict(parts, mask=mask)
 
 # %% ../nbs/31_masks.ipynb #c108
 def call_peaks(

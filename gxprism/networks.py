@@ -115,8 +115,8 @@ class Reader(Net):
         self.trunk = self.make_trunk(cfg)
     def make_trunk(self, cfg): return Backbone(cfg.d_model, cfg.n_layers, d_state=cfg.d_state)
     def read(self, batch, signals):
-        e, h = self.embed(batch.seq, signals)
-        return self.readout(self.trunk(e if h is None else e + h))
+        e, h, bases = self.embed(batch.seq, signals)
+        return self.readout(self.trunk(e if h is None else e + h), bases)
 
 class Mamba(Reader):
     "One-way Mamba on the sequence. Nothing simplified but the strand: always along the chromosome."

@@ -94,13 +94,13 @@ class Prism(Net):
         "Predict expression; ValueError if the batch does not fit the settings."
         self.check(batch, want)
         c, signals, gates = self.cfg, self.scaled(batch), None
-        e, h = self.tokens(batch.seq, signals)
+        e, h, bases = self.tokens(batch.seq, signals)
         copies = [] if want == 'adjusted' else [e + h]                       # direct
         if c.n_contexts and want != 'direct':
             gates = self.confounder(signals, batch.bin)
-            each = gates.to(h.dtype).repeat_interleave(c.phases, 0)          # in every frame
+            each = gates.to(h.dtype).repeat_interleave(self.tokens.series, 0) # in every frame
             copies += [e + h*a[:, None] for a in each.unbind(1)]             # one per context
-        x = self.readout(self.backbone(torch.cat(copies), c.center_len//c.stride))
+        x = self.readout(self.backbone(torch.cat(copies), c.center_len//c.stride), bases)
         x, first = x.unflatten(0, (len(copies), -1)), 0 if want == 'adjusted' else 1
         if gates is not None and c.mode == 'released':                       # average states
             x = torch.cat([x[:first], x[first:].float().mean(0, keepdim=True)])

@@ -69,7 +69,14 @@ class TrainConfig:
 # %% ../nbs/26_train.ipynb #c008
 PRESETS = {
     'paper':  dict(model={}, train={}),
-    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True),
+    'laptop': dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=50, motif_width=9,
+                              stem='mean', stem_width=128, token_norm=True, phases=3,
+                              pool='bases', regions=10, drop_tokens=.15, drop_bases=.3,
+                              standardize=True),
+                   train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
+                              lr_last=2e-5, weight_decay=.01, ema=.99, max_shift=50,
+                              precision='32-true', validations=1), passes=8),
+    'plain':  dict(model=dict(d_model=64, n_layers=2, d_state=8, stride=40, standardize=True),
                    train=dict(batch_size=32, max_steps=1200, warmup_steps=120, lr=2e-3,
                               lr_last=2e-5,
                               precision='32-true', validations=1), passes=8),
@@ -102,7 +109,7 @@ def _sizes(
 def configure(
     store:GeneStore,        # what will be trained on
     model:str='prism',      # name in the registry
-    preset:str='laptop',    # 'paper', 'laptop', 'dna' or 'smoke' (seconds, for tests)
+    preset:str='laptop',    # a key of `PRESETS`
     target:str=None,        # target column; None for the table's first
     fold:str=None,          # fold column; None for the table's default
     **changes,              # any field of the model's or the training configuration
