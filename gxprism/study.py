@@ -381,7 +381,7 @@ def study_of(
         execute(tree)
     if not isinstance(module.__dict__.get('study'), Study):
         raise ValueError(f'{Path(notebook).name}: expected a cell `# systems` that sets `study`')
-    return module.study
+    return replace(module.study)                # cells below it may have registered models
 
 
 def train_one_system(
