@@ -365,8 +365,8 @@ def _options(
 ):
     "Add options that several commands share."
     other = 'other settings of model or training, such as stride=20 dropout=.1'
-    preset = ('laptop (minutes on 2 cores), plain (the same, deaf to DNA, a third faster), dna '
-              '(for bases alone), paper (as published, for a GPU) or smoke (seconds)')
+    preset = ('laptop (minutes on 2 cores), plain (the same, deaf to DNA), dna (for bases alone), '
+              'paper (as published, for a GPU) or smoke (seconds)')
     common = {
         '--store': dict(required=True, help='folder of the store'),
         '--run': dict(required=True, help='folder of the run, .zip of one, or hub:owner/name'),

@@ -630,7 +630,7 @@ def scores_table(
 def compare(
     e:Evidence,       # of a study
     pairs,            # of labels: the first is compared with the second
-    data:str,         # data set
+    data:str,         # data set; where a label stands in another one: (data set, label)
     metric:str='mse', # one of METRICS
     folds:bool=False, # all folds together
     n_boot:int=2000,  # resamples
@@ -638,9 +638,11 @@ def compare(
     "Paired differences on the same genes; from predictions, or as they were stored before."
     out, old = [], e.rows('fold pair' if folds else 'pair')
     if 'data' in old: old = old[old.data == data]
+    at = lambda m: m if isinstance(m, tuple) else (data, m)
     for a, b in pairs:
-        pa, pb = (predicted(e, data, m, folds) for m in (a, b))
-        head = dict(data=data, model=a, other=b, metric=metric)
+        pa, pb = (predicted(e, *at(m), folds) for m in (a, b))
+        (own, a), (_, b) = at(a), at(b)
+        head = dict(data=own, model=a, other=b, metric=metric)
         if pa and pb:
             both = pa[0].index.intersection(pb[0].index, sort=False)
             x, z = (p[1][:, p[0].index.get_indexer(both)] for p in (pa, pb))
