@@ -86,12 +86,13 @@ def calibration(
 def curves(
     run:TrainedRun, # with a folder
 )->pd.DataFrame:    # step, `train/loss`, `val/mse`, `val/pearson`, and what else was noted
-    "The training as it was noted, chunk by chunk; empty where the log is gone."
-    logs = sorted((run.folder/'log').glob('from_chunk_*/metrics.csv'),
-                  key=lambda p: int(p.parent.name.rpartition('_')[2])) if run.folder else []
+    "The training as it was noted, from each start on; empty where the log is gone."
+    logs = {int(p.parent.name.rpartition('_')[2]): p
+            for p in (run.folder/'log').glob('from_step_*/metrics.csv')} if run.folder else {}
     if not logs: return pd.DataFrame(columns=['step', 'train/loss', 'val/mse', 'val/pearson'])
-    t = pd.concat([pd.read_csv(p) for p in logs]).drop(columns='epoch', errors='ignore')
-    return t.groupby('step', as_index=False).last().assign(step=lambda t: t.step + 1)
+    t = pd.concat([pd.read_csv(p).assign(step=lambda t: t.step + k + 1)
+                   for k, p in sorted(logs.items())])
+    return t.drop(columns='epoch', errors='ignore').groupby('step', as_index=False).last()
 
 # %% ../nbs/36_report.ipynb #r014
 def contexts_said(
