@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -101,14 +102,17 @@ def _tree(node):
     return [type(node).__name__] + [[k, _tree(v)] for k, v in sorted(fields.items())]
 
 
+@lru_cache(None)                                # a process that trains often asks for it each time
+def _behaviour(source): return digest(json.dumps(_tree(ast.parse(source))))[:12]
+
+
 def library_fingerprint(
     package=None, # folder of .py files; default: the installed gxprism
 )->dict:          # 12 hexadecimal digits per module name
     "Fingerprint the behaviour of every module of the package, blind to comments and docstrings."
     folder = Path(package or Path(gxprism.__file__).parent)
     modules = [p for p in sorted(folder.glob('*.py')) if not p.stem.startswith('_')]
-    trees = {p.stem: json.dumps(_tree(ast.parse(p.read_text(encoding='utf-8')))) for p in modules}
-    return {name: digest(tree)[:12] for name, tree in trees.items()}
+    return {p.stem: _behaviour(p.read_text(encoding='utf-8')) for p in modules}
 
 # %% ../nbs/09_record.ipynb #c021
 _NOT_CODE = (':!nbs', ':!data/results', ':!figures', ':!README.md')  # fingerprinted, or outputs

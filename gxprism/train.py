@@ -184,9 +184,8 @@ class ChunkSampler:
         self.every = min(cfg.max_steps, max(1, math.ceil(self.per_pass/cfg.validations)))
         self.chunks = math.ceil(cfg.max_steps/self.every)
 
-    # Lightning calls a chunk an epoch
+    # Lightning calls a chunk an epoch; it is told no length, since the last chunk may be shorter
     def set_epoch(self, epoch:int): self.chunk = self.first + epoch
-    def __len__(self): return self.every
     def batch(self,
         step:int, # optimiser step, from 0
     )->np.ndarray: # rows of its genes
@@ -359,13 +358,14 @@ def _train(module, store, valid, keeper, device, stop_after, devices=1, nodes=1)
     keep_memory()
     cfg, sampler, last = module.cfg, keeper.sampler, keeper.folder/'last.safetensors'
     state, resume = _state_file(), last if last.exists() else None
-    if resume: sampler.first = _done(state, last)//sampler.every
+    if resume: sampler.first = math.ceil(_done(state, last)/sampler.every)
+    sampler.set_epoch(0)
     more = dict(plugins=[state, LightningEnvironment()])
     if devices*nodes > 1:
         more = dict(plugins=[state], strategy='ddp', use_distributed_sampler=False,
                     sync_batchnorm=device != 'cpu' and torch.cuda.is_available())
     chunks = min(sampler.chunks - sampler.first, stop_after or sampler.chunks)
-    log = CSVLogger(keeper.folder, name='log', version=f'from_chunk_{sampler.first}')
+    log = CSVLogger(keeper.folder, name='log', version=f'from_step_{sampler.first*sampler.every}')
     trainer = L.Trainer(
         accelerator=device, devices=devices, num_nodes=nodes, precision=cfg.precision, logger=log,
         callbacks=[keeper], max_epochs=chunks, gradient_clip_val=cfg.clip, num_sanity_val_steps=0,
