@@ -643,14 +643,15 @@ def compare(
         pa, pb = (predicted(e, *at(m), folds) for m in (a, b))
         (own, a), (_, b) = at(a), at(b)
         head = dict(data=own, model=a, other=b, metric=metric)
-        if pa and pb:
-            both = pa[0].index.intersection(pb[0].index, sort=False)
+        r = old[(old.model == a) & (old.other == b)] if len(old) else old
+        both = pa[0].index.intersection(pb[0].index, sort=False) if pa and pb else ()
+        if len(both) and not (len(r) and len(both) < r.get('n', pd.Series([0])).iloc[0]):
             x, z = (p[1][:, p[0].index.get_indexer(both)] for p in (pa, pb))
             g, same = pa[0].loc[both], pa[2] == pb[2] and x.shape == z.shape
             c = paired(g.observed.to_numpy(), x, z, metric=metric, n_boot=n_boot,
                        clustered=g.block.to_numpy(), paired_seeds=same)
             head |= dict(seeds=min(c['seeds_a'], c['seeds_b']), n=c['n'], since='')
-        elif len(old) and len(r := old[(old.model == a) & (old.other == b)]):
+        elif len(r):                             # of more genes, while folds are missing
             c, seeds = r.iloc[0], old_seeds(e, data, (a, b), folds)
             head |= dict(seeds=seeds, n=c.get('n', old_genes(e, data)),
                          since=e.before.provenance.get('moved', ''))
@@ -715,7 +716,7 @@ def kept(
 def converged(
     trainings:pd.DataFrame, # of an `Evidence`
 )->pd.DataFrame:            # per data, name and budget: `change`, `sd`, `seeds`, `converged`
-    "Whether doubling the budget changes the validation error by less than its sd over seeds."
+    "Whether doubling the budget changes the validation error by its sd over seeds or more."
     t = trainings.assign(mse=[r.get('valid_mse') for r in trainings.told]).dropna(subset='mse')
     out = []
     for (data, name, fold, budget), g in t.groupby(['data', 'name', 'fold', 'budget'], sort=False):
@@ -726,7 +727,9 @@ def converged(
         sd = float(g.mse.std()) if len(g) > 1 else np.nan
         known = np.isfinite(change) and np.isfinite(sd)
         out.append(dict(data=data, name=name, budget=budget, seeds=len(g), change=change, sd=sd,
-                        converged=('yes' if abs(change) < sd else 'no') if known else 'not known'))
+                        converged=(('yes' if abs(change) < sd else 'no' if change < 0
+                                    else 'longer is worse')
+                                   if known else 'not known')))
     return pd.DataFrame(out)
 
 def doubled(
