@@ -79,7 +79,7 @@ def mutagenesis_figure(
 class Attribution:
     "What each input contributed to each prediction."
     sequence:Tensor # per base and letter A, C, G, T; `(n, l, 4)`
-    signals:Tensor  # per base and track; `(n, l, s)`
+    signals:Tensor  # per base and track, a bin's in equal shares; `(n, l, s)`
     features:Tensor # per feature; `(n, r)`
     value:Tensor    # prediction; `(n,)`
     baseline:Tensor # prediction at the baseline, NaN for gradients; `(n,)`
@@ -118,10 +118,12 @@ def _soft(
     batch:Batch, # `n` genes
 )->tuple:        # one-hot bases `(n, l, 4)`, signals, features: what can be differentiated
     "The inputs of a batch as real numbers."
-    if batch.bin > 1:
-        raise ValueError(f'batch: expected signals of every base, found means of {batch.bin}: take'
-                         ' a store without --bin, which the same model reads')
     return one_hot(batch.seq), batch.signals, batch.features
+
+def _found(parts, bin):
+    "Attributions on the CPU; every base of a bin has an equal share."
+    a, b, c = (t.cpu() for t in parts)
+    return a, b.repeat_interleave(bin, 1)/bin, c
 
 def _agree(
     soft:Tensor, hard:Tensor, # predictions from one-hot vectors and from codes; `(n,)`
@@ -144,7 +146,7 @@ def input_gradients(
         y, g = _gradient(m, batch, x, prediction)
         with torch.no_grad(): hard = answers(m, batch, prediction)[prediction]
     _agree(y, hard)
-    found = [(a*b if times_input else b).cpu() for a, b in zip(x, g)]
+    found = _found([a*b if times_input else b for a, b in zip(x, g)], batch.bin)
     return Attribution(*found, y.cpu(), torch.full_like(y, torch.nan).cpu())
 
 # %% ../nbs/28_attribution.ipynb #c060
@@ -181,7 +183,8 @@ def _line(
     with torch.no_grad():
         y, y0 = (answers(model, b, prediction)[prediction] for b in (batch, baseline))
         _agree(answers(model, batch.replace(seq=x[0]), prediction)[prediction], y)
-    return [t.cpu() for t in (*((a - b)*g for a, b, g in zip(x, x0, total)), y, y0)]
+    found = _found([(a - b)*g for a, b, g in zip(x, x0, total)], batch.bin)
+    return [*found, y.cpu(), y0.cpu()]
 
 # %% ../nbs/28_attribution.ipynb #c068
 @torch.no_grad()
@@ -206,6 +209,7 @@ def window_occlusion(
     part = part or Part('window', 'window', tracks=tracks, sequence=True)
     way = torch.tensor([1 if s == '+' else -1 for s in strand], device=batch.seq.device)
     along = (torch.arange(l, device=way.device) - l//2)*way[:, None]        # (n, l)
+    if batch.bin > 1: along = along - (way < 0).int()[:, None]               # ends of bins
     stretch = torch.div(along, size, rounding_mode='floor')*size
     bins, out = np.arange(-l//2, l//2, size), []
     with evaluating(model) as m:

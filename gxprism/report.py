@@ -31,10 +31,10 @@ from .train import TrainedRun, pick_device, predict
 # %% ../nbs/36_report.ipynb #r008
 def near_start(
     store:GeneStore, # data set
-    reach:int=1000,  # bases around the TSS, at most those of the store
+    reach:int=1000,  # bases around the TSS, or whole bins of the store; at most its window
 )->np.ndarray:       # mean of each signal, then the features; `(n, s + r)` float64
     "What classical models read of every gene of a store."
-    l = min(reach, store.window)
+    l = min(-(-reach//(2*store.bin))*2*store.bin, store.window)             # of whole bins
     return np.concatenate([pooled(store.batch(np.arange(i, min(i + 512, len(store))), window=l), 1)
                            for i in range(0, len(store), 512)])
 
@@ -364,12 +364,14 @@ def _summary(f)->list[str]:
     name, n = f['name'], int(f['test'].sum())
     seeds = ', '.join(str(r.train.seed) for r in f['runs'])
     word = 'seeds' if len(f['runs']) > 1 else 'seed'
-    first = (f'{name} ({word} {seeds}) predicts {f["data"]["target"]} from '
-             f'{f["data"]["window"]} of DNA and {len(f["tracks"])} signals. On {n:,} labelled '
-             f'test genes, of chromosomes not used in training, Pearson r is '
-             f'{s[name, "pearson"]:.3f} and MSE {s[name, "mse"]:.3f}; ridge '
-             f'{s["ridge", "pearson"]:.3f} and '
-             f'{s["ridge", "mse"]:.3f}, boosting {s["boosting", "pearson"]:.3f} and '
+    r = {m: 'not defined' if math.isnan(v) else f'{v:.3f}' for m, v in s[:, 'pearson'].items()}
+    read, k = f['data']['window'], f'{len(f["tracks"])} signals'
+    read = f'{read} of DNA and {k}' if f['store'].manifest.get('bases', True) else \
+        f'{k} on windows of {read}, without their DNA'
+    first = (f'{name} ({word} {seeds}) predicts {f["data"]["target"]} from {read}. '
+             f'On {n:,} labelled test genes, of chromosomes not used in training, Pearson r is '
+             f'{r[name]} and MSE {s[name, "mse"]:.3f}; ridge {r["ridge"]} and '
+             f'{s["ridge", "mse"]:.3f}, boosting {r["boosting"]} and '
              f'{s["boosting", "mse"]:.3f}, the mean of the training genes {s["mean", "mse"]:.3f}.')
     shared = set(f['split'].chromosomes[0].split(', ')) & set(f['split'].chromosomes[2].split(', '))
     if shared: first = first.replace('of chromosomes not used in training', 'some on chromosomes '

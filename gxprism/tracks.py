@@ -60,7 +60,9 @@ def contributions(
             mean = [s + d/steps for s, d in zip(mean, (g.sequence, g.signals, g.features))]
         value = input_gradients(m, batch, prediction).value     # refuses to go past `one_hot`
         with torch.no_grad(): start = answers(m, baseline, prediction)[prediction].float()
-    own = [(a - b).cpu()*g for a, b, g in zip(x, x0, mean)]
+    far = [(a - b).cpu() for a, b in zip(x, x0)]
+    far[1] = far[1].repeat_interleave(batch.bin, 1)             # a gradient per base is there
+    own = [a*g for a, g in zip(far, mean)]
     other = mean[0] - (x0[0].cpu()*mean[0]).sum(-1, keepdim=True)
     return Attribution(*own, value, start.expand(len(batch)).cpu()), other
 
@@ -353,7 +355,7 @@ def _mean_sd(parts):
 def _occlusions(runs, store, rows, pool, prediction, dna, dev)->pd.DataFrame:
     "Occlusion along the gene, mean over runs: gene_id, input, start, end, change, sd."
     l, out = runs[0].train.window, []
-    size = next(s for s in range(max(1, l//20), l) if (l//2) % s == 0)
+    size = next(s for s in range(max(1, l//20), l) if (l//2) % s == s % store.bin == 0)
     strand = ['+']*len(rows) if store.is_oriented else store.genes.strand.iloc[rows].tolist()
     chosen = [Part('sequence', 'sequence', sequence=True)]*dna
     chosen += [Part(t.name, t.role, tracks=(i,)) for i, t in enumerate(store.tracks)]
