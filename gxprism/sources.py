@@ -77,7 +77,10 @@ def _yeast(
     return Source(f'yeast_{name}', what, f'{_RAW}/{at}', at.rsplit('/', 1)[1], licence, note=note)
 
 _NDR = 'rchereji/Detect_NDRs_and_flanking_nucleosomes/55a44192114a4f5599b16a3c8232155336869780'
-_PEAKS = 'CEGRcode/2021-Rossi_Nature/0985bfbc059d9305f5c05d7304632157594252f9/04_ChExMix_Peaks'
+_ROSSI = 'CEGRcode/2021-Rossi_Nature'
+_PEAKS = dict(Htz1='0985bfbc059d9305f5c05d7304632157594252f9',
+              Spt15='0ee61564648c06ad351c532c7ac449861c9b6c60',
+              Sua7='0ee61564648c06ad351c532c7ac449861c9b6c60')
 _WINSTON = 'winston-lab/genomefiles-cerevisiae/b702f7a0921292817f03a5ecd3e2b7b6df036a96'
 _EPIFLUX = 'mrivas/epiflux/8cfc2531bd5799bd268539d040099f80cc0f670b'
 _LONG = ('Tom-Ellis-Lab/yorzoi/99bacbb5c12d88d98240b4bf315d354ffb516891/yorzoi/eval/scramble/'
@@ -96,8 +99,9 @@ _YEAST = [
              f'{_NDR}/Dyads_AGH01-{i}_120_160.mat') for i in (1, 2)),
     _yeast('starts', 'yeast: further starts, from TSS-seq',
            f'{_WINSTON}/annotations/Scer_polIItranscripts-adjustedTSS.bed', 'GPL (repository)'),
-    *(_yeast(k.lower(), f'yeast: ChIP-exo peaks of {k} (GSE147927)', f'{_PEAKS}/{k}_CX.bed', 'MIT',
-             _UNSEEN if k == 'Htz1' else _UNSURE) for k in ('Htz1', 'Spt15', 'Sua7')),
+    *(_yeast(k.lower(), f'yeast: ChIP-exo peaks of {k} (GSE147927)',
+             f'{_ROSSI}/{commit}/04_ChExMix_Peaks/{k}_CX.bed', 'MIT')
+      for k, commit in _PEAKS.items()),
     *(_yeast(f'rna_{k}_{s}', f'yeast: long-read RNA of JS710, {day}, {s} strand',
              _LONG.format(day, s), 'MIT (repository)')
       for k, day in (('a', '20181122'), ('b', '20181203')) for s in ('plus', 'minus')),

@@ -643,14 +643,15 @@ def compare(
         pa, pb = (predicted(e, *at(m), folds) for m in (a, b))
         (own, a), (_, b) = at(a), at(b)
         head = dict(data=own, model=a, other=b, metric=metric)
-        if pa and pb:
-            both = pa[0].index.intersection(pb[0].index, sort=False)
+        r = old[(old.model == a) & (old.other == b)] if len(old) else old
+        both = pa[0].index.intersection(pb[0].index, sort=False) if pa and pb else ()
+        if len(both) and not (len(r) and len(both) < r.get('n', pd.Series([0])).iloc[0]):
             x, z = (p[1][:, p[0].index.get_indexer(both)] for p in (pa, pb))
             g, same = pa[0].loc[both], pa[2] == pb[2] and x.shape == z.shape
             c = paired(g.observed.to_numpy(), x, z, metric=metric, n_boot=n_boot,
                        clustered=g.block.to_numpy(), paired_seeds=same)
             head |= dict(seeds=min(c['seeds_a'], c['seeds_b']), n=c['n'], since='')
-        elif len(old) and len(r := old[(old.model == a) & (old.other == b)]):
+        elif len(r):                             # of more genes, while folds are missing
             c, seeds = r.iloc[0], old_seeds(e, data, (a, b), folds)
             head |= dict(seeds=seeds, n=c.get('n', old_genes(e, data)),
                          since=e.before.provenance.get('moved', ''))
