@@ -716,7 +716,7 @@ def kept(
 def converged(
     trainings:pd.DataFrame, # of an `Evidence`
 )->pd.DataFrame:            # per data, name and budget: `change`, `sd`, `seeds`, `converged`
-    "Whether doubling the budget changes the validation error by less than its sd over seeds."
+    "Whether doubling the budget changes the validation error by its sd over seeds or more."
     t = trainings.assign(mse=[r.get('valid_mse') for r in trainings.told]).dropna(subset='mse')
     out = []
     for (data, name, fold, budget), g in t.groupby(['data', 'name', 'fold', 'budget'], sort=False):
@@ -727,7 +727,9 @@ def converged(
         sd = float(g.mse.std()) if len(g) > 1 else np.nan
         known = np.isfinite(change) and np.isfinite(sd)
         out.append(dict(data=data, name=name, budget=budget, seeds=len(g), change=change, sd=sd,
-                        converged=('yes' if abs(change) < sd else 'no') if known else 'not known'))
+                        converged=(('yes' if abs(change) < sd else 'no' if change < 0
+                                    else 'longer is worse')
+                                   if known else 'not known')))
     return pd.DataFrame(out)
 
 def doubled(
