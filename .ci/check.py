@@ -50,13 +50,19 @@ def check_export_in_sync():
         assert not (bad := differing(LIB, p/'gxprism', '*.py')), f'run nbdev_export: {bad}'
 
 def check_notebooks_clean():
-    "No counts, metadata, saved errors or warnings, absolute paths or dangling links."
+    "Valid; no counts, metadata, saved errors or warnings, absolute paths or dangling links."
     with tempfile.TemporaryDirectory() as t:
         p = copy_of_project(t)
         sh(Path(PY).parent/'nbdev_clean', cwd=p)
         assert not (bad := differing(NBS, p/'nbs', '*.ipynb')), f'run nbdev_clean: {bad}'
+    import nbformat
+    links = [l for l in sh('git', 'ls-files', '-s').splitlines() if l.startswith('120000')] \
+        if (ROOT/'.git').exists() else []
+    assert not links, f'symbolic links are not committed: {links}'
     for nb in BOOK:
         d = json.loads(nb.read_text())
+        try: nbformat.validate(nbformat.from_dict(d))
+        except nbformat.ValidationError as e: raise AssertionError(f'{nb.name}: {e}'[:300])
         outs = [o for c in d['cells'] for o in c.get('outputs', [])]
         assert not any(o['output_type'] == 'error'
                        for o in outs), f'{nb.name}: a saved output is an error'
