@@ -368,8 +368,9 @@ def _build(
     shared = half, replace(plan, genes=None, left_out=None), os.getpid()
     jobs = [delayed(_fill_rows)(folder, spec, c, g.index.to_numpy(), g.tss.to_numpy(), *shared)
             for c, g in genes.groupby('chrom', sort=False)]
-    done, missing = Parallel(n_jobs=workers,
-                             return_as='generator_unordered')(jobs), dict.fromkeys(plan.readers, 0)
+    work = Parallel(n_jobs=workers, return_as='generator_unordered', backend='loky',
+                    idle_worker_timeout=5)       # seconds; else a process that ends waits for 300
+    done, missing = work(jobs), dict.fromkeys(plan.readers, 0)
     for m in tqdm(done, total=len(jobs), desc='prepare', unit='chromosome', disable=not progress):
         for k, v in m.items(): missing[k] += int(v)
     genes.to_parquet(folder/'genes.parquet')
