@@ -643,7 +643,7 @@ def compare(
         pa, pb = (predicted(e, *at(m), folds) for m in (a, b))
         (own, a), (_, b) = at(a), at(b)
         head = dict(data=own, model=a, other=b, metric=metric)
-        r = old[(old.model == a) & (old.other == b)] if len(old) else old
+        r = old[(old.model == a) & (old.other == b)] if 'other' in old else old[:0]
         both = pa[0].index.intersection(pb[0].index, sort=False) if pa and pb else ()
         if len(both) and not (len(r) and len(both) < r.get('n', pd.Series([0])).iloc[0]):
             x, z = (p[1][:, p[0].index.get_indexer(both)] for p in (pa, pb))
