@@ -186,14 +186,15 @@ def train_network(
 
 
 def train_classical(
-    system:System,   # model, and `sets`, `windows`, `bins` of `gene_features`
+    system:System,   # model, and options of `gene_features`
     store:GeneStore, # on what
     folder,          # not used
     preset:str='laptop', # not used
 ):                   # None, predictions of all genes, and what was fitted
     "Fit a classical model on numbers per gene."
     how = dict(system.settings)
-    shown = {k: how.pop(k) for k in ('sets', 'windows', 'bins') if k in how}
+    shown = {k: how.pop(k) for k in ('sets', 'windows', 'bins', 'k', 'kmer_window')
+             if k in how}
     x = numbers(store, **shown) if system.model != 'expecto' else numbers(store, expecto_features)
     y = store.genes[store.table.targets[0].column].to_numpy(float)
     split = store.genes[system.fold or store.table.default_fold].to_numpy()
