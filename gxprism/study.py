@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['System', 'unsaid', 'systems', 'real', 'simulated', 'Study', 'miniature', 'train_network', 'train_classical',
-           'numbers', 'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'finished', 'gather', 'meaning',
-           'study_cells', 'study_of', 'train_one_system', 'work_folder', 'remaining', 'core_hours', 'forecast',
-           'run_study', 'main', 'Evidence', 'evidence', 'predicted', 'scores_table', 'compare', 'old_seeds',
+           'numbers', 'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'append_table', 'finished', 'gather',
+           'meaning', 'study_cells', 'study_of', 'train_one_system', 'work_folder', 'remaining', 'core_hours',
+           'forecast', 'run_study', 'main', 'Evidence', 'evidence', 'predicted', 'scores_table', 'compare', 'old_seeds',
            'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
 
 # %% ../nbs/29_study.ipynb #s003
@@ -292,6 +292,20 @@ def read_rows(
         raise ValueError(f'{path.name}: expected format gxprism-study/1, found {found}')
     return head, rows
 
+# %% ../nbs/29_study.ipynb #s033a
+def append_table(
+    file,       # Parquet, written anew; need not be there
+    extra:list, # of `DataFrame`
+    by:list,    # columns that name a row; of two such rows the later one stays
+):
+    "Add rows to a table of predictions."
+    old = [pd.read_parquet(file)] if file.exists() else []
+    t = pd.concat(old + extra, ignore_index=True).drop_duplicates(by, keep='last')
+    real = list(t.select_dtypes('float32'))      # byte by byte they take a third less
+    with publish(file) as out:
+        t.to_parquet(out, index=False, compression='zstd', use_byte_stream_split=real,
+                     use_dictionary=[k for k in t if k not in real])
+
 # %% ../nbs/29_study.ipynb #s076
 def finished(
     work,          # working folder of a study
@@ -318,10 +332,6 @@ def gather(
     have, fresh = {r['key']: r['source'] for r in rows}, set()
     new = [(s, d) for s in study.systems if (d := finished(work, s, source)) and (
         s.key not in have or have[s.key] != source)]
-    def add(file, extra, by):
-        old = [pd.read_parquet(file)] if file.exists() else []
-        t = pd.concat(old + extra, ignore_index=True).drop_duplicates(by, keep='last')
-        with publish(file) as out: t.to_parquet(out, index=False)
     for s, _ in new:                                # seeds of something else do not stand beside
         other = [r for r in rows if r['data'] == s.data and r['name'] == s.name
                  and meaning(r) != meaning(asdict(s))]
@@ -332,9 +342,9 @@ def gather(
         read = lambda k: [pd.read_parquet(d/f'{k}.parquet') for d in mine]
         file = folder/f'{slug(data)}-{slug(name)}.parquet'
         if (data, name) in fresh: file.unlink(missing_ok=True)
-        add(file, read('predictions'),
+        append_table(file, read('predictions'),
             ['gene_id', 'fold', 'seed', 'budget'])
-        add(folder/f'genes-{slug(data)}.parquet', read('genes'), ['gene_id'])
+        append_table(folder/f'genes-{slug(data)}.parquet', read('genes'), ['gene_id'])
     for _, d in new:
         row = json.loads((d/'row.json').read_text())
         row['library'] = digest(library := row['library'])[:12]
