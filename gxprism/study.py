@@ -92,13 +92,17 @@ def systems(
 
 # %% ../nbs/29_study.ipynb #s009
 def real(
-    name:str, # folder of the data set below `GXPRISM_DATA`
-    **how,    # of `store.prepare`, such as `window`
-):            # function of a working folder that gives the store; None where there are no data
+    name:str,    # folder of the data set below `GXPRISM_DATA`
+    change=None, # `change(DatasetSpec, folder)` -> `DatasetSpec`: of some genes, say, or tracks
+    **how,       # of `store.prepare`, such as `window`
+):               # function of a working folder that gives the store; None where there are no data
     "A data set of real cells, prepared when it is needed."
-    spec = Path(os.environ.get('GXPRISM_DATA') or '-')/name
-    if not (spec/'dataset.json').exists(): return None
-    return lambda work: prepare(spec, Path(work)/'store', progress=False, **how)
+    path = Path(os.environ.get('GXPRISM_DATA') or '-')/name
+    if not (path/'dataset.json').exists(): return None
+    def make(work):
+        spec = path if change is None else change(DatasetSpec.read(path), Path(work))
+        return prepare(spec, Path(work)/'store', progress=False, **how)
+    return make
 
 
 def simulated(
