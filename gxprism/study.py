@@ -6,8 +6,8 @@
 __all__ = ['System', 'unsaid', 'systems', 'real', 'simulated', 'Study', 'miniature', 'train_network', 'train_classical',
            'numbers', 'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'append_table', 'finished', 'gather',
            'meaning', 'study_cells', 'study_of', 'train_one_system', 'work_folder', 'remaining', 'core_hours',
-           'forecast', 'run_study', 'main', 'Evidence', 'evidence', 'predicted', 'scores_table', 'compare', 'old_seeds',
-           'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
+           'forecast', 'run_study', 'main', 'Evidence', 'once', 'evidence', 'predicted', 'scores_table', 'compare',
+           'old_seeds', 'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
 
 # %% ../nbs/29_study.ipynb #s003
 import argparse
@@ -577,6 +577,14 @@ class Evidence:
             text.append(f'{len(t)} trainings with predictions, {kind}, commit {commit}, '
                         f'{t.date.min()} to {t.date.max()}, {t.seconds.sum()/3600:.1f} hours')
         return '\n'.join(text)
+
+
+def once(
+    trainings:pd.DataFrame, # of an `Evidence`
+)->pd.DataFrame:            # of each system on each data set: the first seed, the smallest budget
+    "One training of each, where a repetition is a data set of its own, such as a simulated world."
+    return trainings.sort_values(['budget', 'seed'], kind='stable').drop_duplicates(
+        ['data', 'name']).sort_index()
 
 
 def evidence(
