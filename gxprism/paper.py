@@ -84,11 +84,11 @@ def paper(
 
 def paper_table(
     out='paper', # folder of `paper`
-)->pd.DataFrame: # a row per system and prediction: METRICS, sd, seeds, n, published, since, vs
+)->pd.DataFrame: # a row per system and prediction: METRICS, sd, seeds, n, published, vs
     "The table as far as there are trainings; ValueError before the first."
     try: e = evidence('paper', out)
     except FileNotFoundError: raise ValueError(f'{out}: no training is finished yet') from None
-    t = scores_table(e, 'paper').drop(columns='since')
+    t = scores_table(e, 'paper')
     known = PUBLISHED.get(_target(out), {})
     t['published'] = [known.get(k.replace(' adjusted', ''))
                       if ' direct' not in k else None for k in t.index]

@@ -7,7 +7,7 @@ __all__ = ['System', 'unsaid', 'systems', 'real', 'simulated', 'Study', 'miniatu
            'numbers', 'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'append_table', 'finished', 'gather',
            'meaning', 'study_cells', 'study_of', 'train_one_system', 'work_folder', 'remaining', 'core_hours',
            'forecast', 'run_study', 'main', 'Evidence', 'once', 'evidence', 'predicted', 'scores_table', 'compare',
-           'old_seeds', 'old_genes', 'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
+           'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
 
 # %% ../nbs/29_study.ipynb #s003
 import argparse
@@ -31,8 +31,8 @@ from .sequence import digest, publish
 from .genes import split_indices
 from .store import DatasetSpec, GeneStore, prepare
 from .metrics import METRICS, blocks, compare as paired, holm, power, scores
-from .record import (Results, find_notebook, flat_row, library_fingerprint, load, origin,
-                            repo_root, results_folder, size, source_fingerprint)
+from .record import (find_notebook, flat_row, library_fingerprint, origin, repo_root,
+                            results_folder, size, source_fingerprint)
 from .render import simulate
 from .features import expecto_features, gene_features
 from .classical import CLASSICAL, fit_classical
@@ -548,7 +548,6 @@ class Evidence:
     name:str                # of the study
     folder:Path             # of its predictions
     trainings:pd.DataFrame  # a row each; `told` has the answers
-    before:Results=None     # rows from before there were predictions
 
     def labels(self, data:str)->list: # of text
         "What can be asked about a data set."
@@ -564,19 +563,12 @@ class Evidence:
         "Where the predictions of a system are."
         return self.folder/f'{slug(data)}-{slug(name)}.parquet'
 
-    def rows(self, kind:str)->pd.DataFrame: # empty where there are none
-        "Rows of one kind from before the move."
-        if self.before is None: return pd.DataFrame()
-        r = self.before.rows
-        return r[r.kind == kind].dropna(axis=1, how='all') if 'kind' in r else r
-
     def block(self)->str: # lines of text
         "Where the rows come from."
-        text = [self.before.block()] if self.before else []
-        for (kind, commit), t in self.trainings.groupby(['kind', 'commit'], sort=False):
-            text.append(f'{len(t)} trainings with predictions, {kind}, commit {commit}, '
-                        f'{t.date.min()} to {t.date.max()}, {t.seconds.sum()/3600:.1f} hours')
-        return '\n'.join(text)
+        return '\n'.join(f'{len(t)} trainings with predictions, {kind}, commit {commit}, '
+                         f'{t.date.min()} to {t.date.max()}, {t.seconds.sum()/3600:.1f} hours'
+                         for (kind, commit), t in self.trainings.groupby(['kind', 'commit'],
+                                                                         sort=False))
 
 
 def once(
@@ -594,11 +586,8 @@ def evidence(
     "Read what is stored about a study."
     folder = results_folder(folder)
     head, rows = read_rows(folder/name)
-    old = folder/f'{name}.json'
-    if not rows and not old.exists(): raise FileNotFoundError(f'{name}: no stored results')
-    flat = [{**r, **r['origin']} for r in rows]
-    t = pd.DataFrame(flat, columns=None if flat else ['name', 'data', 'kind', 'commit', 'seconds'])
-    return Evidence(name, folder/name, t, load(name, folder) if old.exists() else None)
+    if not rows: raise FileNotFoundError(f'{name}: no stored results')
+    return Evidence(name, folder/name, pd.DataFrame([{**r, **r['origin']} for r in rows]))
 
 # %% ../nbs/29_study.ipynb #s052
 def predicted(
@@ -632,19 +621,13 @@ def scores_table(
     data:str,         # data set
     labels=None,      # systems and branches; default: all
     folds:bool=False, # all folds together
-)->pd.DataFrame:      # per label: means of METRICS, `sd` of mse, `seeds`, `n` genes, `since`
-    "Scores of every system, best first, from predictions where there are any."
-    found, rows = {}, e.rows('folds' if folds else 'score')
-    if 'data' in rows: rows = rows[rows.data == data]
-    for m, t in rows.groupby('model', sort=False) if len(rows) else ():
-        means = t[[k for k in METRICS if k in t]].mean()
-        found[m] = dict(means, sd=t.mse.std(), seeds=len(t), n=int(t.n.iloc[0]),
-                        since=e.before.provenance.get('moved', ''))
+)->pd.DataFrame:      # per label: means of METRICS, `sd` of mse, `seeds`, `n` genes
+    "Scores of every system, best first."
+    found = {}
     for m in labels or e.labels(data):
         if (p := predicted(e, data, m, folds)) is None: continue
         t = pd.DataFrame([scores(p[0].observed, x) for x in p[1]])
-        found[m] = dict(t[list(METRICS)].mean(), sd=t.mse.std(), seeds=len(t),
-                        n=int(t.n.iloc[0]), since='')
+        found[m] = dict(t[list(METRICS)].mean(), sd=t.mse.std(), seeds=len(t), n=int(t.n.iloc[0]))
     t = pd.DataFrame(found).T.rename_axis('model')
     return (t if labels is None else t.loc[[m for m in labels if m in t.index]]).infer_objects(
         ).sort_values('mse')
@@ -657,44 +640,23 @@ def compare(
     metric:str='mse', # one of METRICS
     folds:bool=False, # all folds together
     n_boot:int=2000,  # resamples
-)->pd.DataFrame:      # a row per pair: `diff`, `low`, `high`, `p`, `power`, `seeds`, `n`, `since`
-    "Paired differences on the same genes; from predictions, or as they were stored before."
-    out, old = [], e.rows('fold pair' if folds else 'pair')
-    if 'data' in old: old = old[old.data == data]
-    at = lambda m: m if isinstance(m, tuple) else (data, m)
+)->pd.DataFrame:      # a row per pair: `diff`, `low`, `high`, `p`, `power`, `seeds`, `n`
+    "Paired differences on the same genes; a pair without predictions is left out."
+    out, at = [], lambda m: m if isinstance(m, tuple) else (data, m)
     for a, b in pairs:
         pa, pb = (predicted(e, *at(m), folds) for m in (a, b))
         (own, a), (_, b) = at(a), at(b)
         head = dict(data=own, model=a, other=b, metric=metric)
-        r = old[(old.model == a) & (old.other == b)] if 'other' in old else old[:0]
         both = pa[0].index.intersection(pb[0].index, sort=False) if pa and pb else ()
-        if len(both) and not (len(r) and len(both) < r.get('n', pd.Series([0])).iloc[0]):
-            x, z = (p[1][:, p[0].index.get_indexer(both)] for p in (pa, pb))
-            g, same = pa[0].loc[both], pa[2] == pb[2] and x.shape == z.shape
-            c = paired(g.observed.to_numpy(), x, z, metric=metric, n_boot=n_boot,
-                       clustered=g.block.to_numpy(), paired_seeds=same)
-            head |= dict(seeds=min(c['seeds_a'], c['seeds_b']), n=c['n'], since='')
-        elif len(r):                             # of more genes, while folds are missing
-            c, seeds = r.iloc[0], old_seeds(e, data, (a, b), folds)
-            head |= dict(seeds=seeds, n=c.get('n', old_genes(e, data)),
-                         since=e.before.provenance.get('moved', ''))
-        else: continue
-        out.append(head | {k: c[k] for k in ('a', 'b', 'diff', 'low', 'high', 'p')})
+        if not len(both): continue
+        x, z = (p[1][:, p[0].index.get_indexer(both)] for p in (pa, pb))
+        g, same = pa[0].loc[both], pa[2] == pb[2] and x.shape == z.shape
+        c = paired(g.observed.to_numpy(), x, z, metric=metric, n_boot=n_boot,
+                   clustered=g.block.to_numpy(), paired_seeds=same)
+        out.append(head | dict(seeds=min(c['seeds_a'], c['seeds_b']), n=c['n'])
+                   | {k: c[k] for k in ('a', 'b', 'diff', 'low', 'high', 'p')})
     t = pd.DataFrame(out)
     return t.assign(power=power(t.low, t.high)) if len(t) else t
-
-
-def old_seeds(e, data, labels, folds=False)->int:
-    "The smaller number of seeds behind some labels, counted in rows from before the move."
-    r = e.rows('folds' if folds else 'score')
-    if 'data' in r: r = r[r.data == data]
-    return min(int((r.model == m).sum()) for m in labels)
-
-
-def old_genes(e, data)->int:
-    "Test genes of a data set, from rows before the move."
-    r = e.rows('score')
-    return int((r[r.data == data] if 'data' in r else r).n.max())
 
 # %% ../nbs/29_study.ipynb #s061
 def verdicts(
