@@ -628,9 +628,7 @@ def scores_table(
         if (p := predicted(e, data, m, folds)) is None: continue
         t = pd.DataFrame([scores(p[0].observed, x) for x in p[1]])
         found[m] = dict(t[list(METRICS)].mean(), sd=t.mse.std(), seeds=len(t), n=int(t.n.iloc[0]))
-    t = pd.DataFrame(found).T.rename_axis('model')
-    return (t if labels is None else t.loc[[m for m in labels if m in t.index]]).infer_objects(
-        ).sort_values('mse')
+    return pd.DataFrame.from_dict(found, orient='index').rename_axis('model').sort_values('mse')
 
 # %% ../nbs/29_study.ipynb #s058
 def compare(
