@@ -6,8 +6,8 @@
 __all__ = ['System', 'unsaid', 'systems', 'real', 'simulated', 'Study', 'miniature', 'train_network', 'train_classical',
            'numbers', 'spec_of', 'train_system', 'plain', 'slug', 'read_rows', 'append_table', 'finished', 'gather',
            'meaning', 'study_cells', 'study_of', 'train_one_system', 'work_folder', 'remaining', 'core_hours',
-           'forecast', 'run_study', 'main', 'Evidence', 'once', 'evidence', 'predicted', 'scores_table', 'compare',
-           'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
+           'forecast', 'run_study', 'main', 'Evidence', 'named', 'once', 'evidence', 'predicted', 'scores_table',
+           'compare', 'verdicts', 'keep', 'kept', 'converged', 'doubled', 'false_alarms']
 
 # %% ../nbs/29_study.ipynb #s003
 import argparse
@@ -563,12 +563,27 @@ class Evidence:
         "Where the predictions of a system are."
         return self.folder/f'{slug(data)}-{slug(name)}.parquet'
 
+    def network(self, data:str, label:str)->bool:
+        "Whether a seed drew weights for what a label calls."
+        t = self.trainings
+        return any('steps' in r for r in t.told[(t.data == data) & (t.name == named(label)[0])])
+
     def block(self)->str: # lines of text
         "Where the rows come from."
         return '\n'.join(f'{len(t)} trainings with predictions, {kind}, commit {commit}, '
                          f'{t.date.min()} to {t.date.max()}, {t.seconds.sum()/3600:.1f} hours'
                          for (kind, commit), t in self.trainings.groupby(['kind', 'commit'],
                                                                          sort=False))
+
+
+def named(
+    label:str, # of a system and a branch
+)->tuple:      # name of the system, `direct` or `adjusted`, whether its seeds are averaged
+    "What a label means."
+    base, *rest = label.split(', ')
+    m = re.fullmatch(r'(.+) (direct|adjusted)', base)
+    name = ', '.join([m[1] if m else base, *(r for r in rest if r != 'seeds averaged')])
+    return name, m[2] if m else 'direct', 'seeds averaged' in rest
 
 
 def once(
@@ -597,11 +612,7 @@ def predicted(
     folds:bool=False, # all folds together instead of the one most trained on
 ):                # (genes, predictions `(seeds, n)`, seeds), or None where there are none
     "Predictions that every seed made for the same test genes."
-    base, *rest = label.split(', ')
-    averaged = 'seeds averaged' in rest
-    rest = [r for r in rest if r != 'seeds averaged']
-    m = re.fullmatch(r'(.+) (direct|adjusted)', base)
-    name, branch = ', '.join([m[1] if m else base, *rest]), m[2] if m else 'direct'
+    name, branch, averaged = named(label)
     if not (path := e.file(data, name)).exists(): return None
     p = pd.read_parquet(path)
     if branch not in p: return None
@@ -642,8 +653,9 @@ def compare(
     "Paired differences on the same genes; a pair without predictions is left out."
     out, at = [], lambda m: m if isinstance(m, tuple) else (data, m)
     for a, b in pairs:
-        pa, pb = (predicted(e, *at(m), folds) for m in (a, b))
-        (own, a), (_, b) = at(a), at(b)
+        sides = at(a), at(b)
+        pa, pb = (predicted(e, *m, folds) for m in sides)
+        own, a, b = *sides[0], sides[1][1]
         head = dict(data=own, model=a, other=b, metric=metric)
         both = pa[0].index.intersection(pb[0].index, sort=False) if pa and pb else ()
         if not len(both): continue
@@ -651,7 +663,8 @@ def compare(
         g, same = pa[0].loc[both], pa[2] == pb[2] and x.shape == z.shape
         c = paired(g.observed.to_numpy(), x, z, metric=metric, n_boot=n_boot,
                    clustered=g.block.to_numpy(), paired_seeds=same)
-        out.append(head | dict(seeds=min(c['seeds_a'], c['seeds_b']), n=c['n'])
+        many = [len(p) for p, m in zip((x, z), sides) if len(p) > 1 or e.network(*m)]
+        out.append(head | dict(seeds=min(many, default=1), n=c['n'])
                    | {k: c[k] for k in ('a', 'b', 'diff', 'low', 'high', 'p')})
     t = pd.DataFrame(out)
     return t.assign(power=power(t.low, t.high)) if len(t) else t
