@@ -655,8 +655,7 @@ def compare(
     for a, b in pairs:
         sides = at(a), at(b)
         pa, pb = (predicted(e, *m, folds) for m in sides)
-        own, a, b = *sides[0], sides[1][1]
-        head = dict(data=own, model=a, other=b, metric=metric)
+        (own, a), (_, b) = sides
         both = pa[0].index.intersection(pb[0].index, sort=False) if pa and pb else ()
         if not len(both): continue
         x, z = (p[1][:, p[0].index.get_indexer(both)] for p in (pa, pb))
@@ -664,8 +663,8 @@ def compare(
         c = paired(g.observed.to_numpy(), x, z, metric=metric, n_boot=n_boot,
                    clustered=g.block.to_numpy(), paired_seeds=same)
         many = [len(p) for p, m in zip((x, z), sides) if len(p) > 1 or e.network(*m)]
-        out.append(head | dict(seeds=min(many, default=1), n=c['n'])
-                   | {k: c[k] for k in ('a', 'b', 'diff', 'low', 'high', 'p')})
+        out.append(dict(data=own, model=a, other=b, metric=metric, seeds=min(many, default=1))
+                   | {k: c[k] for k in ('n', 'a', 'b', 'diff', 'low', 'high', 'p')})
     t = pd.DataFrame(out)
     return t.assign(power=power(t.low, t.high)) if len(t) else t
 
