@@ -725,7 +725,8 @@ def converged(
                         converged=(('yes' if abs(change) < sd else 'no' if change < 0
                                     else 'longer is worse')
                                    if known else 'not known')))
-    return pd.DataFrame(out)
+    columns = 'data name budget seeds change sd converged'.split()
+    return pd.DataFrame(out, columns=columns)
 
 def doubled(
     trainings:list, # of `System`
