@@ -175,6 +175,8 @@ def _checked(name, program, column, t, unit)->Expression:
     if not x.notna().any(): raise ValueError(f'{name}: column {column!r} holds no number at all')
     told = 'tpm' if column.lower() == 'tpm' and program in PROGRAMS else None
     if program == 'featureCounts': told = 'counts'
+    if (unit or told) in ('counts', 'fpkm') and not (x > 0).any():       # TPM: nothing over nothing
+        raise ValueError(f'{name}: column {column!r}: expected a value above 0, found none')
     if told and x.min() < 0: raise ValueError(f'{name}: line {x.idxmin()}: expected {told} of at '
                                               f'least 0, found {x.min():g}')
     if not (told or unit) or (unit == 'tpm' and x.min() < 0):
