@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'open_text', 'Annotation', 'read_transcripts', 'read_choice', 'choose_tss', 'mrna_parts', 'mrna_features']
 
 # %% ../nbs/13_annotation.ipynb #an03
-import gzip, re, zlib
+import gzip, re, warnings, zlib
 from array import array
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ import pandas as pd
 
 from .sequence import Genome, reading
 from .signals import BigWig
+from .genes import split_row
 from .sources import MRNA_FEATURES
 
 # %% ../nbs/13_annotation.ipynb #an06
@@ -31,15 +32,27 @@ def open_text(
         how = dict(mode='rt', encoding='utf-8-sig', errors='replace')
         with (gzip.open if zipped else open)(path, **how) as f: yield f
 
+# a key, then a value in quotes that end its field, or what comes before the next semicolon
+_FIELD = re.compile(r'\s*([^\s=;]+)[ =]\s*(?:"(.*?)"\s*(?:;|$)|([^;]*))')
+
+def _values(text:str, key:str):
+    "Every value that a ninth field gives `key`, in GTF or GFF3; none of them blank."
+    if key not in text: return
+    for m in _FIELD.finditer(text):
+        if m[1] == key and (value := (m[2] or m[3] or '').strip()): yield value
+
 def _attribute(text:str, *keys)->str:
-    "The value of the first of `keys` that a ninth field has, in GTF or GFF3; '' if none."
+    "The value of the first of `keys` that a ninth field has; '' if none."
     for key in keys:
-        if key not in _PATTERNS: _PATTERNS[key] = re.compile(key + r'[ =]"?([^";]*)')
-        for m in _PATTERNS[key].finditer(text):
-            if (m.start() == 0 or text[m.start() - 1] in '; ') and m[1].strip(): return m[1].strip()
+        if key not in text: continue
+        if key not in _QUICK: _QUICK[key] = re.compile(     # nearly every line: simple fields
+            rf'(?:\s*[^\s=;"]+[ =](?:"[^"]*"|[^;"]*);)*?\s*{key}[ =](?:"([^"]*)"|([^;"]*))(?:;|$)')
+        m = _QUICK[key].match(text)
+        value = (m[1] or m[2] or '').strip() if m else ''
+        if value := value or next(_values(text, key), ''): return value
     return ''
 
-_PATTERNS = {}
+_QUICK = {}
 
 # %% ../nbs/13_annotation.ipynb #an07
 _PIECES = {'exon': 0, 'CDS': 1, 'stop_codon': 1}
@@ -61,11 +74,12 @@ def _scan(
                 if line.startswith('##FASTA'): break
                 continue
             w = line.rstrip('\r\n').split('\t')
-            if len(w) != 9 or '\0' in line:
-                raise wrong(n, '9 fields separated by tabs', line[:40].rstrip())
+            if len(w) != 9: raise ValueError(f'{path.name}: line {n}: expected 9 fields separated '
+                                             f'by tabs, found {len(w)}: {line[:40].rstrip()!r}')
+            if '\0' in line: raise wrong(n, 'text', line[:40].rstrip())
             chrom, _, kind, a, b, _, strand, _, text = w
             if kind in _SKIP: continue
-            if not (a.isdigit() and b.isdigit() and 1 <= int(a) <= int(b)):
+            if not (a.isdecimal() and b.isdecimal() and 1 <= int(a) <= int(b)):
                 raise wrong(n, 'positions 1 <= start <= end', f'{a} to {b}')
             if strand not in ('+', '-', '.', '?'): raise wrong(n, "strand '+', '-' or '.'", strand)
             if gff3 is None: gff3 = bool(re.match(r'\s*[\w.]+=', text))
@@ -94,10 +108,12 @@ class Annotation:
     pieces:pd.DataFrame|None  # row (of `transcripts`), coding, start, end; None: starts only
     aliases:dict=field(default_factory=dict) # other names of chromosomes
     left_out:tuple=()         # (gene, reason) of what could not be used
+    merged:int=0              # pieces that lay on another of their transcript, and joined it
 
     def __repr__(self):
         t = self.transcripts
-        return f'{self.name}: {t.gene_id.nunique()} genes, {len(t)} transcripts'
+        return f'{self.name}: {t.gene_id.nunique()} genes, {len(t)} transcripts' + (
+            f', {self.merged} overlapping pieces merged' if self.merged else '')
 
 def _owners(gff3:bool, lines:list, keys:dict, first:list)->tuple:
     "Gene of each row (None: no transcript), its identifier and text; text of each gene."
@@ -115,6 +131,14 @@ def _owners(gff3:bool, lines:list, keys:dict, first:list)->tuple:
     return rows, {bare(g): t for g, t in genes.items()}
 
 # %% ../nbs/13_annotation.ipynb #an11
+def _apart(p:pd.DataFrame)->pd.DataFrame:
+    "Pieces of each transcript, those that share a base made one: no base counts twice."
+    p = p.sort_values(['row', 'coding', 'start', 'end'], ignore_index=True)
+    before = p.groupby(['row', 'coding']).end.cummax().groupby([p.row, p.coding]).shift()
+    piece = (~(p.start < before)).cumsum()
+    return p.groupby(piece).agg(dict(row='first', coding='first', start='min', end='max')) \
+        if len(p) and piece.iloc[-1] < len(p) else p
+
 def _assemble(
     name:str,     # name of the file
     gff3:bool, lines:list, keys:dict, first:list, pieces:tuple, # of `_scan`
@@ -126,6 +150,7 @@ def _assemble(
     p['coding'] = p.coding.astype(bool)
     lone = p[~p.row.isin(p.row[~p.coding])]                  # coding, but no exon given
     p = pd.concat([p, lone.assign(coding=False)], ignore_index=True)
+    every, p = len(p), _apart(p)
     size = (p.end - p.start).groupby([p.row, p.coding]).sum().unstack(fill_value=0)
     t = p.groupby('row').agg(start=('start', 'min'), end=('end', 'max'))
     t['length'], t['coding'] = size[False], size.get(True, 0)
@@ -136,14 +161,18 @@ def _assemble(
     kind = either('gene_type', 'gene_biotype', 'biotype', 'transcript_type', 'transcript_biotype')
     t['biotype'] = ['protein_coding' if k == 'mRNA' else k for k in kind]
     t['symbol'] = [s or g for s, g in zip(either('gene_name', 'gene', 'Name'), t.gene_id)]
-    t['mane'] = [bool(re.search(r'tag[ =][^=]*MANE[_ ]Select', x)) for x in text]
-    t['canonical'] = ['Ensembl_canonical' in x for x in text]
+    tags = [re.split('[,;]', ','.join(_values(x, 'tag')).replace(' ', '_')) for x in text]
+    t['mane'], t['canonical'] = (['MANE_Select' in x for x in tags],
+                                 ['Ensembl_canonical' in x for x in tags])
     t['tss'] = np.where(t.strand == '-', t.end - 1, t.start)
     good = t.gene_id.notna() & t.strand.isin(['+', '-'])
     t.loc[~good, 'tss'] = -1
     out = tuple((g, 'its exons lie on both strands, or on none') for g in
                 sorted(set(t.gene_id.dropna()) - set(t.gene_id[good])))
-    return Annotation(name, t, p, aliases, out)
+    if merged := every - len(p):
+        warnings.warn(f'{name}: {merged} exons or pieces of CDS overlap another of their transcript'
+                      ' (lines that stand twice?); no base of them counts twice')
+    return Annotation(name, t, p, aliases, out, merged)
 
 # %% ../nbs/13_annotation.ipynb #an12
 def _aliases(lines:list, keys:dict)->dict: # RefSeq name -> plain name
@@ -158,7 +187,7 @@ def _aliases(lines:list, keys:dict)->dict: # RefSeq name -> plain name
 
 _COLUMNS = dict(
     gene_id=('gene_id', 'gene', 'ensid', 'ensembl_id', 'id', 'geneid'),
-    chrom=('chrom', 'chr', 'chromosome', '#chrom', 'seqname'), tss=('tss', 'tss_position'),
+    chrom=('chrom', 'chr', 'chromosome', 'seqname'), tss=('tss', 'tss_position'),
     strand=('strand',), symbol=('symbol', 'gene_name', 'name', 'hgnc_symbol'),
     biotype=('biotype', 'gene_biotype', 'gene_type'))
 
@@ -166,28 +195,38 @@ def _table(path:Path, tss_base)->pd.DataFrame:
     "One row a start, from a table with a header or from BED of six columns or more."
     with open_text(path) as f:
         skip = ('#!', 'track', 'browser')
-        rows = [(i, r.rstrip('\r\n').split('\t')) for i, r in enumerate(f, 1)
+        rows = [(i, split_row(r.rstrip('\r\n'), False)) for i, r in enumerate(f, 1)
                 if r.strip() and not r.startswith(skip)]
     if not rows: raise ValueError(f'{path.name}: expected genes, found no line')
-    bed = all(len(r) >= 6 and r[1].isdigit() and r[2].isdigit() for _, r in rows[:20])
-    head = [c.lower() for c in rows[0][1]] if rows else []
+    head = [c.lower().lstrip('#') for c in rows[0][1]]
     where = {k: next((head.index(n) for n in names if n in head), None)
              for k, names in _COLUMNS.items()}
     lost = [k for k in ('gene_id', 'chrom', 'tss', 'strand') if where[k] is None]
-    if bed: where, body = dict(gene_id=3, chrom=0, tss=1, strand=5, symbol=3, biotype=None), rows
+    plain = [(i, r) for i, r in rows if not r[0].startswith('#')]
+    bed = lost and plain and len(plain[0][1]) >= 6 and any(w.isdecimal() for w in plain[0][1][1:3])
+    if bed: where, body = dict(gene_id=3, chrom=0, tss=1, strand=5, symbol=3, biotype=None), plain
     elif lost: raise ValueError(f'{path.name}: line 1: expected GTF, GFF3, BED of 6 columns, or '
                                 f'a header with {", ".join(lost)}, found {", ".join(head)[:80]}')
     elif tss_base not in (0, 1):
         raise ValueError(f'{path.name}: does its column tss call the first base 0 or 1? '
                          'say --tss-base 0 or --tss-base 1')
+    elif len(rows) == 1: raise ValueError(f'{path.name}: expected genes below the header, found '
+                                          'no row')
     else: body = rows[1:]
     out = []
     for line, r in body:
         get = lambda k: r[where[k]] if where[k] is not None and where[k] < len(r) else ''
-        if not get('tss').isdigit() or get('strand') not in ('+', '-') or not get('gene_id'):
+        fault = lambda what, found: ValueError(f'{path.name}: line {line}: expected {what}, found '
+                                               f'{found}')
+        if not bed and (len(r) < len(head) or any(r[len(head):])):   # blank ones do no harm
+            raise fault(f'{len(head)} fields', len(r))
+        if not get('tss').isdecimal() or get('strand') not in ('+', '-') or not get('gene_id'):
             raise ValueError(f'{path.name}: line {line}: expected a gene, a position and strand '
                              f"+ or -, found {get('gene_id')!r}, {get('tss')!r}, {get('strand')!r}")
         tss = int(get('tss')) - (0 if bed else tss_base)
+        if bed and not (r[2].isdecimal() and tss < int(r[2])):
+            raise fault('start < end', f'{r[1]} and {r[2]}')
+        if tss < 0: raise fault('a position of at least 1', get('tss'))
         if bed and get('strand') == '-': tss = int(r[2]) - 1
         out.append((get('gene_id'), get('symbol') or get('gene_id'), get('biotype'),
                     f"{get('gene_id')}:{line}", get('chrom'), get('strand'), tss))
@@ -205,7 +244,7 @@ def read_transcripts(
         try: first = next((r for r in f if r.strip() and not r.startswith('#')), '')
         except (EOFError, OSError) as e: raise ValueError(f'{path.name}: {e}') from None
     nine = first.rstrip('\n').split('\t')
-    if len(nine) == 9 and nine[3].isdigit() and nine[6] in ('+', '-', '.', '?'):
+    if len(nine) > 7 and nine[3].isdecimal() and nine[6] in ('+', '-', '.', '?'):
         try: gff3, lines, *rest = _scan(path)
         except (EOFError, OSError, zlib.error) as e:
             raise ValueError(f'{path.name}: cannot be read to its end: {e}') from None

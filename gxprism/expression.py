@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .annotation import Annotation, open_text
-from .genes import SCALES
+from .genes import SCALES, split_row
 from .signals import BigWig
 
 # %% ../nbs/13b_expression.ipynb #ex06
@@ -33,7 +33,17 @@ _SYMBOLS = ('gene_name', 'gene name', 'symbol', 'gene_symbol', 'description', 'h
 
 def _number(text:str)->bool:
     try: float(text); return True
-    except ValueError: return text.strip().lower() in ('', 'na', 'nan')
+    except ValueError: return text.strip().lower() in _BLANK
+
+def _measured(row:list)->bool:
+    "Whether a row has a number after its first field, which the names of columns seldom are."
+    return any(_number(w) and w.strip().lower() not in _BLANK for w in row[1:])
+
+_BLANK = ('', 'na', 'nan')
+
+def _cut(name:str, n:int, line:str, sep:str)->list:
+    try: return split_row(line.rstrip('\r\n'), sep == ',')
+    except csv.Error as e: raise ValueError(f'{name}: line {n}: {e}') from None
 
 def _header(path:Path)->tuple: # names of columns, lines above the first row, separator, first rows
     "Find the header of a table, and how many lines come before its rows."
@@ -41,26 +51,42 @@ def _header(path:Path)->tuple: # names of columns, lines above the first row, se
         lines = [line.rstrip('\r\n') for _, line in zip(range(60), f)]
     gct = bool(lines) and lines[0].startswith('#1.')
     skip = 2 if gct else next((i for i, r in enumerate(lines) if r.strip() and r[0] != '#'), 0)
-    if len(lines) < skip + 2:
+    if len(lines) < skip + 2 or not lines[skip].strip():
         raise ValueError(f'{path.name}: expected a table, found {len(lines)} lines')
     sep = '\t' if '\t' in lines[skip] else ','
-    rows = list(csv.reader(lines[skip:], delimiter=sep))
-    head, skip = rows[0], skip + 1
-    if len(rows[1]) == len(head) + 1: head = ['', *head]             # as R writes row names
-    if len(head) > 1 and all(map(_number, head[1:])):                # no header at all
-        rows, skip = [head, *rows], skip - 1
+    head, *rows = [_cut(path.name, n, r, sep) for n, r in enumerate(lines[skip:], skip + 1)
+                   if r.strip()]
+    above = lines[skip - 1][1:].strip(' ').split(sep) if skip and not gct else []
+    named = lambda row: not row[0] or {w.lower() for w in row} & {*_IDS[:-1], *_SYMBOLS}
+    data = lambda row: _measured(row) and not named(row)
+    if len(above) == len(head) > 1 and data(head) and not data(above):
+        head, rows, skip = above, [head, *rows], skip - 1            # its own names behind a '#'
+    skip, more = skip + 1, [r for r in rows if len(r) == len(head) + 1]
+    if rows and len(rows[0]) == len(head) + 1 and any(r[-1] for r in more):
+        head = ['', *head]                                           # as R writes row names
+    elif not head[-1] and all(len(r) < len(head) or not r[-1] for r in rows): head.pop()
+    rows = [_whole(r, len(head)) for r in rows]
+    if len(head) > 1 and (data(head) or not named(head) and all(map(_number, head[1:]))):
+        rows, skip = [head, *rows], skip - 1                         # no header at all
         head = ['', *(f'column {i}' for i in range(2, len(head) + 1))]
     if len(head) < 2: raise ValueError(f'{path.name}: line {skip}: expected columns separated by '
                                        f'tabs or commas, found {lines[skip - 1][:60]!r}')
-    return head, skip, sep, rows[1:], gct
+    return head, skip, sep, rows, gct
 
-def _even(path:Path, skip:int, sep:str, fields:int):
-    "Refuse a row of more or fewer fields than the header, which pandas drops and fills in silence."
+# %% ../nbs/13b_expression.ipynb #ex29
+def _whole(row:list, fields:int)->list:
+    "A row without the blank field that a separator at its end makes."
+    return row[:-1] if len(row) == fields + 1 and not row[-1] else row
+
+def _rows(path:Path, skip:int, sep:str, fields:int, use:list):
+    "Line and wanted fields of each row; one with more or fewer fields than the header is refused."
     with open_text(path) as f:
         for n, line in enumerate(f, 1):
-            found = line.count(sep) + 1
-            if n > skip and line.strip() and '"' not in line and found != fields:
-                raise ValueError(f'{path.name}: line {n}: expected {fields} fields, found {found}')
+            if n <= skip or not line.strip(): continue
+            row = _whole(_cut(path.name, n, line, sep), fields)
+            if len(row) != fields: raise ValueError(f'{path.name}: line {n}: expected {fields} '
+                                                    f'fields, found {len(row)}')
+            yield n, *(row[i] for i in use)
 
 # %% ../nbs/13b_expression.ipynb #ex07
 @dataclass(frozen=True)
@@ -111,16 +137,9 @@ def read_expression(
              'length': low.index('length') if 'length' in low else None}
     use = {'id': at, 'value': where}
     use |= {k: i for k, i in extra.items() if i not in (None, at, where)}
-    _even(path, skip, sep, len(head))
-    with open_text(path) as f:
-        for _ in range(skip): f.readline()
-        try: t = pd.read_csv(f, sep=sep, header=None, usecols=sorted(use.values()), dtype=str,
-                             keep_default_na=False, skip_blank_lines=False, names=range(len(head)))
-        except (pd.errors.ParserError, EOFError, OSError) as e:
-            raise ValueError(f'{path.name}: cannot be read to its end: {str(e).strip()}') from None
-    t = t.rename(columns={i: k for k, i in use.items()})
-    t.index += skip + 1
-    t = t[(t != '').any(axis=1)].fillna('')
+    t = pd.DataFrame(_rows(path, skip, sep, len(head), list(use.values())),
+                     columns=['line', *use]).set_index('line').rename_axis(None)
+    t = t[(t != '').any(axis=1)]
     return _checked(path.name, program, head[where], t, unit)
 
 # %% ../nbs/13b_expression.ipynb #ex09
@@ -156,12 +175,20 @@ def _checked(name, program, column, t, unit)->Expression:
     if not x.notna().any(): raise ValueError(f'{name}: column {column!r} holds no number at all')
     told = 'tpm' if column.lower() == 'tpm' and program in PROGRAMS else None
     if program == 'featureCounts': told = 'counts'
+    if (unit or told) in ('counts', 'fpkm') and not (x > 0).any():       # TPM: nothing over nothing
+        raise ValueError(f'{name}: column {column!r}: expected a value above 0, found none')
     if told and x.min() < 0: raise ValueError(f'{name}: line {x.idxmin()}: expected {told} of at '
                                               f'least 0, found {x.min():g}')
     if not (told or unit) or (unit == 'tpm' and x.min() < 0):
         if (question := _ask(name, column, x.dropna(), unit)): raise ValueError(question)
     t = t.assign(value=x, id=t.id.str.strip())
-    t['length'] = pd.to_numeric(t['length'], errors='coerce') if 'length' in t else np.nan
+    size = pd.to_numeric(t['length'], errors='coerce') if 'length' in t else np.nan
+    wrong = 'length' in t and (unit or told) == 'counts' and ~((size > 0) & (size < np.inf))
+    if np.any(wrong):
+        bad = t[wrong]
+        raise ValueError(f'{name}: line {bad.index[0]}: expected a length above 0, found '
+                         f"{bad['length'].iloc[0].strip() or 'none'} ({len(bad)} such)")
+    t['length'] = size
     if 'symbol' not in t: t['symbol'] = ''
     return Expression(name, program, column, unit or told or 'tpm', t)
 
@@ -233,10 +260,10 @@ def match_rows(
     found = {way: _same(ids.str.replace(r'_PAR_Y$', '', regex=True), known) for way,
              known in ways.items()}
     once = genes[~genes.symbol.duplicated(keep=False)].set_index('symbol').gene_id.to_dict()
-    name = e.rows.symbol.where(e.rows.symbol != '', ids) if e.rows.symbol.ne('').any() else ids
+    name = e.rows.symbol.where(e.rows.symbol != '', ids).map(once)
     best = max(found, key=lambda w: found[w][0].notna().sum())
-    if found[best][0].notna().mean() < .05:
-        found['symbol'], best = (name.map(once), int(name.map(once).notna().sum())), 'symbol'
+    if found[best][0].notna().mean() < .05 and name.notna().sum() > found[best][0].notna().sum():
+        found['symbol'], best = (name, int(name.notna().sum())), 'symbol'
     rows, exact = found[best]
     how = dict(by=best, rows=len(rows), matched=int(rows.notna().sum()), exactly=exact)
     if not how['matched']:
@@ -257,8 +284,11 @@ def gene_values(
         raise ValueError(f"--duplicates: expected refuse or sum, found {duplicates!r}")
     rows, how = match_rows(e, annotation, genes)
     t = e.rows.assign(gene=rows, par=e.rows.id.str.endswith('_PAR_Y'))
-    log = [(i, 'left out', f'row of {e.name}: no such gene in {annotation.name}')
-           for i in t.id[rows.isna()]]
+    many = t.symbol.where(t.symbol != '', t.id).map(genes.symbol.value_counts())
+    many = many.where((how['by'] == 'symbol') & (many > 1), 0).astype(int)
+    log = [(i, 'left out', f'row of {e.name}: ' + (f'{n} genes have this symbol' if n else
+            'no such gene') + f' in {annotation.name}') for i, n in zip(t.id[rows.isna()],
+                                                                     many[rows.isna()])]
     t = t[t.gene.notna()]
     twice = t[~t.par & t.gene.duplicated(keep=False)
               & t.gene.isin(t.gene[~t.par][t.gene[~t.par].duplicated()])]

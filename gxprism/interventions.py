@@ -6,12 +6,14 @@
 __all__ = ['MARKS', 'LEVELS', 'PROXIMITIES', 'CRISPR', 'read_columns', 'read_trip', 'read_mutations', 'wild_types', 'read_crispr']
 
 # %% ../nbs/34b_interventions.ipynb #i004
+import csv
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .annotation import open_text
+from .genes import split_row
 from .sequence import Genome, reading
 
 # %% ../nbs/34b_interventions.ipynb #i007
@@ -27,8 +29,11 @@ def read_columns(
         for i, n in enumerate(tabs):                      # pandas fills a short row with blanks
             if n != tabs[0]:
                 raise ValueError(f'row {i - 1}: expected {tabs[0] + 1} fields, found {n + 1}')
-        try: t = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
+        try: t = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False,
+                             quoting=csv.QUOTE_NONE)
         except pd.errors.EmptyDataError: raise ValueError('expected a header line, found nothing')
+    bare = lambda word: split_row(word, False)[0] if '"' in word else word
+    t = t.rename(columns=bare).apply(lambda c: c.map(bare))
     name, lost = Path(path).name, [c for c in (*numbers, *texts) if c not in t]
     if lost: raise ValueError(f'{name}: expected columns {lost}, found {list(t.columns)[:40]}')
     if not len(t): raise ValueError(f'{name}: expected rows below the header, found none')
