@@ -17,6 +17,7 @@ from fastcore.docments import docments
 from .sequence import Genome, find_chrom, publish
 from .signals import KINDS, ROLES, TRANSFORMS, Track
 from .genes import SCALES, Feature, GeneTableSpec, Target, fold_table, read_genes
+from .expression import scaled
 from .store import FORMAT, DatasetSpec
 from .survey import REACH, STEP, assembly_faults, recorded, survey_track
 
@@ -160,6 +161,12 @@ def _gene_warnings(spec, genes, genome, sample=500)->list[str]:
         blank, zero = genes[t.column].isna().mean(), (genes[t.column].dropna() == 0).mean()
         if blank > .5: out.append(f'target {t.column}: {blank:.0%} of the genes have no label')
         if zero > .5: out.append(f'target {t.column}: {zero:.0%} of the labels are 0')
+        low, high = genes[t.column].min(), genes[t.column].max()
+        most = scaled(pd.Series([1e6]), t.scale)[0]        # TPM are parts of a million
+        told = t.scale != 'none' and t.assay != 'simulated' # whose noise is added to logarithms
+        if told and (low < 0 or high > 1.05*most): out.append(
+            f'target {t.column}: its labels run from {low:g} to {high:g}, and {t.scale} of TPM '
+            f'lies between 0 and about {most:.0f}: of another scale?')
     if not spec.genes.targets:
         out.append('no target: genes can be predicted, nothing can be trained')
     sizes = [(genes[f] == 'test').sum() for f in spec.genes.folds]
@@ -174,13 +181,12 @@ def _gene_warnings(spec, genes, genome, sample=500)->list[str]:
     return out
 
 # %% ../nbs/13d_check.ipynb #ck17
-def _sections(spec, here, total, surveys)->dict:
+def _sections(spec, here, total, surveys, log)->dict:
     "The tables of a report."
     target = spec.genes.targets[0].column if spec.genes.targets else None
     out = {'Genes': pd.DataFrame([dict(
         genes=total, on_the_FASTA=len(here), chromosomes=here.chrom.nunique(),
         plus_strand=int((here.strand == '+').sum()), features=len(spec.genes.features))])}
-    log = spec.root/'intake.tsv'
     if log.exists():
         t = pd.read_csv(log, sep='\t', dtype=str, keep_default_na=False)
         t['reason'] = t.reason.str.replace(r': .*', '', regex=True)
@@ -201,6 +207,7 @@ def _sections(spec, here, total, surveys)->dict:
 def inspect(
     spec:DatasetSpec, # data set, on disk
     surveys=None,     # of its tracks, where they are at hand
+    log=None,         # what was left out, as `init` lists it; None: intake.tsv beside the data set
 )->Report:
     "Look at a data set as a whole."
     genes, genome = read_genes(spec.root/spec.genes.file, spec.genes), Genome(spec.root/spec.fasta)
@@ -216,7 +223,8 @@ def inspect(
         warn.insert(0, f'{lost} genes lie on chromosomes that {spec.fasta} lacks')
     faults = assembly_faults(spec.assembly, genome.lengths, here, surveys)
     target = spec.genes.targets[0] if spec.genes.targets else None
-    return Report(spec.name, _sections(spec, here, len(genes), surveys), tuple(warn), tuple(faults),
+    return Report(spec.name, _sections(spec, here, len(genes), surveys,
+                                      log or spec.root/'intake.tsv'), tuple(warn), tuple(faults),
                   tuple(_figures(here, target, surveys)))
 
 def check(

@@ -6,8 +6,8 @@
 __all__ = ['Options', 'add_arguments', 'read_aliases', 'keep_genes', 'init']
 
 # %% ../nbs/13e_intake.ipynb #in03
-import argparse, gzip, json, os, re
-from contextlib import suppress
+import argparse, gzip, json, math, os, re
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from fastcore.docments import docments
 
-from .sequence import Genome, find_chrom, publish
-from .signals import Track
+from .sequence import Genome, find_chrom, publish, read_text, reading
+from .signals import Track, check_keys, read_json
 from .genes import Feature, GeneTableSpec, Target
 from .store import DatasetSpec
 from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
@@ -86,11 +86,15 @@ _MITO = {'M', 'MT', 'Mito', 'Mt'}
 
 def read_aliases(path)->dict: # name in the annotation -> name in the FASTA
     "Read two columns of names of chromosomes."
-    rows = [r.split() for r in Path(path).read_text().splitlines() if r.strip() and r[0] != '#']
-    for i, r in enumerate(rows, 1):
-        if len(r) != 2:
-            raise ValueError(f'{Path(path).name}: row {i}: expected two names, found {r}')
-    return dict(rows)
+    out = {}
+    with reading(path):
+        for i, line in enumerate(read_text(path).splitlines(), 1):
+            r = line.split()
+            if not r or line[0] == '#': continue
+            if len(r) != 2: raise ValueError(f'row {i}: expected two names, found {r}')
+            if out.setdefault(*r) != r[1]:
+                raise ValueError(f'row {i}: {r[0]} is {out[r[0]]} already, found {r[1]}')
+    return out
 
 def keep_genes(
     genes:pd.DataFrame, # of `choose_tss`, every gene of the annotation
@@ -140,26 +144,46 @@ def _moved(options:dict, change)->dict:
 
 def _link(path, out)->str:
     "A file's path as seen from folder `out`; absolute where they share no root."
-    try: return Path(os.path.relpath(os.path.abspath(path), out)).as_posix()
-    except ValueError: return Path(path).resolve().as_posix()
+    path = os.path.abspath(os.path.expanduser(path))
+    try: return Path(os.path.relpath(path, out)).as_posix()
+    except ValueError: return Path(path).as_posix()
+
+def _need_files(options:dict):
+    "Refuse a file that is not there, by the name that was given."
+    for k in _FILES:
+        v = options.get(k, ())
+        for what, file in ((f'--{k}', f) for f in ([v] if isinstance(v, str) else v) if f):
+            if k in ('track', 'contacts'):
+                t = parse_track(file, 'bigwig' if k == 'track' else 'contact')[0]
+                what, file = f'track {t.name!r}', t.file.split('::')[0]
+            if not os.path.exists(os.path.expanduser(file)):
+                raise FileNotFoundError(f'{what}: no file {file}')
 
 def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list]:
     "Options as given or recorded, files relative to `out`; tracks as dataset.json has them."
     unknown = sorted(set(given) - {f.name for f in fields(Options)})
     if unknown: raise ValueError(f'unknown options: {", ".join(unknown)}')
     given = {k: v for k, v in asdict(Options(**given)).items() if k in given}
+    _need_files(given)
     given = _moved(given, lambda p: _link(p, out))
     if not again: return Options(**given), []
     path = out/'dataset.json'
     if not path.exists(): raise FileNotFoundError(f'--again: no dataset.json in {out}')
-    d = json.loads(path.read_text())
+    d = read_json(path)
     if 'intake' not in d: raise ValueError(f'--again: {path} was not written by init')
+    with reading(path):                                # edited by hand, perhaps
+        for k, kind in (('intake', dict), ('tracks', list)):
+            if not isinstance(d.get(k), kind): raise ValueError(
+                f'{k}: expected {"a list" if kind is list else "an object with keys"}, '
+                f'found {d.get(k)!r:.60}')
+        was = Options(**check_keys(Options, d['intake'].get('options'), 'intake: options'))
+        old = [Track.from_dict(t) for t in d['tracks']]
     name = lambda text: text.partition('=')[0]
     new = {name(t) for k in ('track', 'contacts') for t in given.get(k, ())}
-    old = [t for t in map(Track.from_dict, d['tracks']) if t.name not in new]
-    o = d['intake']['options'] | given
+    old = [t for t in old if t.name not in new]
+    o = asdict(was) | given
     for k in ('track', 'contacts'):                    # one that was struck out there stays out
-        said = [t for t in d['intake']['options'][k] if name(t) in {t.name for t in old}]
+        said = [t for t in getattr(was, k) if name(t) in {t.name for t in old}]
         o[k] = said + list(given.get(k, ()))
     return Options(**o), old
 
@@ -174,14 +198,21 @@ def _tracks(o:Options, old:list, out:Path)->list[tuple]:
                 raise ValueError(f'--track: the name {t.name!r} stands twice')
             if t.name not in made: made[t.name] = t, how
     for t, _ in made.values():
-        if not (out/t.file).exists(): raise FileNotFoundError(f'track {t.name!r}: no file {t.file}')
+        if not (out/t.file.split('::')[0]).exists():
+            raise FileNotFoundError(f'track {t.name!r}: no file {t.file}')
     return list(made.values())
+
+def _need_one_or_two(option:str, files):
+    "Refuse a third bigWig: the two are those of the plus and the minus strand."
+    if len(files) > 2:
+        raise ValueError(f'--{option}: expected one or two bigWigs, found {len(files)}')
 
 def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tuple:
     "Expression of every gene on the scale asked for, how it was found, rows for intake.tsv, assay."
     if not o.expression: return None, {}, [], ''
     paths = [out/p for p in o.expression]
     if paths[0].suffix.lower() in ('.bw', '.bigwig'):
+        _need_one_or_two('expression', paths)
         x = signal_at_starts(paths, genes.assign(chrom=genes.spelled.fillna(genes.chrom)))
         how = dict(by='sum within 192 bases of the start', labelled=int(x.notna().sum()))
         log, assay = [], 'signal'
@@ -201,6 +232,7 @@ def _collect(o:Options, old:list, out:Path)->dict:
         if not getattr(o, key): raise ValueError(f'--{key}: expected a file, found none')
     if o.tss_base not in (-1, 0, 1):
         raise ValueError(f'--tss-base: expected 0 or 1, found {o.tss_base}')
+    _need_one_or_two('cage', o.cage)
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
     aliases = annotation.aliases | (read_aliases(out/o.aliases) if o.aliases else {})
@@ -260,20 +292,24 @@ def init(
     **options,         # fields of `Options`
 )->Report:             # what was found; ValueError or FileNotFoundError in one line otherwise
     "Make a data set from a laboratory's files; print the report and write it beside the data set."
-    out = Path(out).resolve()
+    out = Path(out).expanduser().resolve()
     o, old = _read_options(out, again, options)
-    new, ours = not out.exists(), out/'dataset.json'
-    mine = ours.exists() and 'intake' in json.loads(ours.read_text() or '{}')
-    for f in _MADE:
-        if (out/f).exists() and not (mine or _begun(out)):
-            raise FileExistsError(f'{out/f}: was not written by init; give another folder')
-    out.mkdir(parents=True, exist_ok=True)               # files are found from within it
-    try: return _write(_collect(o, old, out), o, out)
+    ours = out/'dataset.json'
+    mine = ours.exists() and ours.stat().st_size > 0 and 'intake' in read_json(ours)
+    there = [f for f in _MADE if (out/f).exists()]
+    if there and not (mine or _begun(out)):
+        raise FileExistsError(f'{out/there[0]}: was not written by init; give another folder')
+    made = [p for p in (out, *out.parents) if not p.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)           # files are found from within it
+        return _write(_collect(o, old, out), o, out, there)
     except BaseException:
-        with suppress(OSError): new and out.rmdir()
+        for p in made:
+            with suppress(OSError): p.rmdir()
         raise
 
-_MADE = ('intake.tsv', 'genes.tsv.gz', 'dataset.json', 'intake.html')
+# in the order in which they are put in place
+_MADE = ('intake.tsv', 'genes.tsv.gz', 'intake.html', 'dataset.json')
 
 def _begun(out)->bool:
     "Whether a call of `init` was killed here: its list is there, `dataset.json` not yet."
@@ -283,24 +319,31 @@ def _begun(out)->bool:
 
 _HEAD = b'what\tid\taction\treason\n'
 
-def _write(got:dict, o:Options, out:Path)->Report:
-    "Write what was collected: `dataset.json` when all that it names is there; print the report."
+# %% ../nbs/13e_intake.ipynb #in22w
+def _no_numbers(x, at='')->list[str]: # one sentence each
+    "Which numbers of a nested dict are none that JSON can hold."
+    if isinstance(x, dict): return [s for k, v in x.items() for s in _no_numbers(v, f'{at}: {k}')]
+    if isinstance(x, (list, tuple)): return [s for v in x for s in _no_numbers(v, at)]
+    odd = isinstance(x, float) and not math.isfinite(x)
+    return [f'dataset.json{at}: expected a finite number, found {x}']*odd
+
+def _write(got:dict, o:Options, out:Path, there:list)->Report:
+    "Write all that was collected beside the old; put it in place at the end; print the report."
     d = got['spec'].to_dict() | dict(intake=dict(options=asdict(o), decided=got['decided']))
+    if bad := _no_numbers(d): raise ValueError(bad[0])
     log = pd.DataFrame(got['log'], columns=['what', 'id', 'action', 'reason'])
     write = {'intake.tsv': log.to_csv(sep='\t', index=False).encode(),
              'genes.tsv.gz': gzip.compress(got['table'].to_csv(sep='\t', index=False).encode(),
                                            mtime=0),
              'dataset.json': (json.dumps(d, indent=1) + '\n').encode()}
-    new = [f for f in _MADE if not (out/f).exists()]
-    try:
-        for name, content in write.items():
-            with publish(out/name) as tmp: Path(tmp).write_bytes(content)
-        report = inspect(DatasetSpec.read(out), got['surveys'])
-        with publish(out/'intake.html') as tmp:
-            Path(tmp).write_text(report.html(), encoding='utf-8')
-    except BaseException:                                # nothing of a broken call stays
-        for f in new: (out/f).unlink(missing_ok=True)
-        raise
+    with ExitStack() as places:                          # what is opened last is placed first
+        new = {f: places.enter_context(publish(out/f, overwrite=f in there))
+               for f in reversed(_MADE)}
+        for name, content in write.items(): new[name].write_bytes(content)
+        spec = got['spec']
+        spec = replace(spec, genes=replace(spec.genes, file=str(new['genes.tsv.gz'])))
+        report = inspect(spec, got['surveys'], new['intake.tsv'])
+        new['intake.html'].write_text(report.html(), encoding='utf-8')
     total, kept = got['decided']['genes'].values()
     print(f'{total:,} genes in the annotation, {kept:,} kept, {total - kept:,} left out')
     print('expression:', ', '.join(f'{k} {v}' for k, v in got['decided']['expression'].items()) or

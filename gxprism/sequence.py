@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complement', 'window', 'resolve_chrom', 'find_chrom',
-           'reading', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'validate', 'Genome', 'orient',
-           'random_reverse_complement', 'random_shift', 'crop']
+           'reading', 'read_text', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'validate', 'Genome',
+           'orient', 'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
 import errno, fcntl, hashlib, json, math, os, re, shutil, stat, struct, tempfile, time
@@ -135,6 +135,19 @@ def reading(
             said = f'cannot be read, damaged? ({type(e).__name__}: {said})'
         name = path.name or str(path)
         raise ValueError(said if said.startswith(name) else f'{name}: {said[:600]}') from e
+def read_text(
+    path:str|Path,      # text file
+    most:int=1<<28,     # largest size in bytes
+)->str:                 # its text; `ValueError` names the file and line of another encoding
+    "Read text in UTF-8, or in UTF-16 that says so; a byte-order mark is no part of it."
+    with reading(path, most):
+        raw = Path(path).read_bytes()
+        wide = raw[:2] in (b'\xff\xfe', b'\xfe\xff')
+        try: return raw.decode('utf-16' if wide else 'utf-8-sig')
+        except UnicodeDecodeError as e:
+            n = raw[:e.start].count(b'\n') + 1
+            raise ValueError(f'line {n}: expected text in UTF-8, '
+                             f'found byte {e.start} in another encoding')
 
 # %% ../nbs/01_sequence.ipynb #c029
 class Reader:

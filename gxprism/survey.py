@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .sequence import find_chrom
+from .sequence import find_chrom, reading
 from .signals import ROLES, TRANSFORMS, Track, open_track
 
 # %% ../nbs/13c_survey.ipynb #sv06
@@ -122,6 +122,25 @@ class Survey:
                     highest=round(self.high, 3), contrast=round(self.contrast, 2),
                     genes_not_measured=sum(self.lacking.values()), note=self.note)
 
+def _extent(reader)->tuple: # bases with a value; the smallest and the largest value, 0 of none
+    "How much a bigWig holds, by its summaries; read through where these are no finite numbers."
+    with reading(reader.path):
+        size = reader.lengths
+        told = {c: [reader.handle.stats(c, type=k)[0] for k in ('coverage', 'sum', 'min', 'max')]
+                for c in size}              # the header's own may crash, and are whole numbers
+    told = {c: t for c, t in told.items() if t[0]}
+    if all(v is not None and np.isfinite(v) for t in told.values() for v in t):
+        return (sum(t[0] * size[c] for c, t in told.items()),
+                min((t[2] for t in told.values()), default=0.),
+                max((t[3] for t in told.values()), default=0.))
+    n, low, high = 0, np.inf, -np.inf       # a stored NaN was not measured, infinity is refused
+    for c in told:
+        for at in range(0, size[c], 1 << 22):
+            v = reader.fetch(c, at, min(at + (1 << 22), size[c]))
+            v = v[~np.isnan(v)]
+            n, low, high = n + len(v), min(low, v.min(initial=low)), max(high, v.max(initial=high))
+    return n, float(low) if n else 0., float(high) if n else 0.
+
 def _places(reader_lengths:dict, genes:pd.DataFrame, lengths:dict)->tuple:
     "Chromosomes whose length differs, and those that are lacking with the genes on them."
     other, lacking = [], {}
@@ -144,10 +163,7 @@ def survey_track(
     "Look at a track near the starts of genes; a negative signal without a transform gets asinh."
     if track.kind == 'contact': return _survey_contacts(track, root, genes, lengths, how, sample)
     reader = open_track(track, root)
-    covered = reader.handle.header()['nBasesCovered']
-    ends = [[v for c in reader.lengths if (v := reader.handle.stats(c, type=kind)[0]) is not None]
-            for kind in ('min', 'max')]                # the header's own are cut to whole numbers
-    low, high = min(ends[0], default=0.), max(ends[1], default=0.)
+    covered, low, high = _extent(reader)
     other, lacking = _places(reader.lengths, genes, lengths)
     here = genes[~genes.chrom.isin(lacking)]
     here = here.iloc[np.unique(np.linspace(0, len(here) - 1, min(sample, len(here))).astype(int))]
@@ -159,10 +175,10 @@ def survey_track(
     strand = here.sort_values(['chrom', 'tss']).strand.to_numpy()
     near = x[:, REACH - 1000:REACH + 1000]
     filled = np.nan_to_num(x, nan=track.missing)
-    at = filled[:, REACH - 250:REACH + 250].mean(1)
-    away = np.c_[filled[:, :2000], filled[:, -2000:]].mean(1)
+    at = filled[:, REACH - 250:REACH + 250].mean(1, dtype=float)
+    away = np.c_[filled[:, :2000], filled[:, -2000:]].mean(1, dtype=float)
     spread = float((at - away).std())
-    bins = filled.reshape(len(x), -1, STEP).mean(2)
+    bins = filled.reshape(len(x), -1, STEP).mean(2, dtype=float)
     if 'transform' not in how.get('said', ()):
         track = replace(track, transform='asinh' if low < 0 else 'log1p')
     elif track.transform in ('log1p', 'log10p1') and low < 0:
@@ -181,8 +197,11 @@ def _survey_contacts(track, root, genes, lengths, how, sample)->Survey:
     "Look at a contact map; more than one resolution without a choice is a `ValueError`."
     import cooler
     path = root/track.file
-    if path.is_file() and track.resolution is None and cooler.fileops.is_multires_file(str(path)):
-        sizes = sorted(int(g.rsplit('/', 1)[-1]) for g in cooler.fileops.list_coolers(str(path)))
+    if path.is_file() and track.resolution is None:
+        with reading(path):
+            many = cooler.fileops.is_multires_file(str(path))
+            sizes = sorted(int(g.rsplit('/', 1)[-1])
+                           for g in (cooler.fileops.list_coolers(str(path)) if many else ()))
         if len(sizes) > 1:
             raise ValueError(f'--contacts {track.name}: {path.name} has maps of '
                              f'{", ".join(map(str, sizes))} bases a bin; say which: '
