@@ -249,6 +249,7 @@ def _collect(o:Options, old:list, out:Path)->dict:
     log += [('row', *r) if r[1] == 'left out' else ('gene', *r) for r in rows]
     count = dict(annotated=len(genes) + len(annotation.left_out),
                  kept=int((genes.reason == '').sum()))
+    if annotation.merged: count['pieces_merged'] = annotation.merged
     genes = genes.assign(chrom=genes.spelled)[genes.reason == ''].reset_index(drop=True)
     if y is not None: how['labelled'] = int(y.reindex(genes.gene_id).notna().sum())
     if not len(genes):
