@@ -345,7 +345,7 @@ def _write(got:dict, o:Options, out:Path, there:list)->Report:
         spec = replace(spec, genes=replace(spec.genes, file=str(new['genes.tsv.gz'])))
         report = inspect(spec, got['surveys'], new['intake.tsv'])
         new['intake.html'].write_text(report.html(), encoding='utf-8')
-    total, kept = got['decided']['genes'].values()
+    total, kept = (got['decided']['genes'][k] for k in ('annotated', 'kept'))
     print(f'{total:,} genes in the annotation, {kept:,} kept, {total - kept:,} left out')
     print('expression:', ', '.join(f'{k} {v}' for k, v in got['decided']['expression'].items()) or
           'none')
