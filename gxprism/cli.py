@@ -50,6 +50,23 @@ def _out(out):
     from gxprism.state import check_out
     return check_out(out, FORMATS)
 
+def write_table(
+    table, # DataFrame
+    out,   # file, or a pipe
+):
+    "Write a table in the format that its name says, whole or not at all."
+    from gxprism.sequence import publish
+    out, sep = _out(out), ',' if '.csv' in Path(out).name else '\t'
+    if out.exists() and not out.is_file():
+        with open(out, 'w') as f: table.to_csv(f, sep=sep, index=False)
+        return
+    with publish(out) as tmp:
+        if out.suffix == '.parquet': table.to_parquet(tmp)
+        else:
+            packed = dict(method='gzip', mtime=0) if out.suffix == '.gz' else None
+            table.to_csv(tmp, sep=sep, index=False, compression=packed)
+
+# %% ../nbs/39_cli.ipynb #ap39
 def _strings(x):
     "Every text in what JSON can hold, keys too."
     if isinstance(x, str): yield x
@@ -92,24 +109,8 @@ def _apart(a):
     for p in (Path(os.path.realpath(out)), *Path(os.path.realpath(out)).parents):
         if a.command == 'prepare' and os.path.realpath(out) == str(p): continue
         if str(_read_json(p/'manifest.json').get('format')).startswith('gxprism-store/'):
-            raise ValueError(f'--{key} {out}: lies in the store {p}, which holds nothing else; give '
-                             'another place')
-
-def write_table(
-    table, # DataFrame
-    out,   # file, or a pipe
-):
-    "Write a table in the format that its name says, whole or not at all."
-    from gxprism.sequence import publish
-    out, sep = _out(out), ',' if '.csv' in Path(out).name else '\t'
-    if out.exists() and not out.is_file():
-        with open(out, 'w') as f: table.to_csv(f, sep=sep, index=False)
-        return
-    with publish(out) as tmp:
-        if out.suffix == '.parquet': table.to_parquet(tmp)
-        else:
-            packed = dict(method='gzip', mtime=0) if out.suffix == '.gz' else None
-            table.to_csv(tmp, sep=sep, index=False, compression=packed)
+            raise ValueError(f'--{key} {out}: lies in the store {p}, which holds nothing else; '
+                             'give another place')
 
 # %% ../nbs/39_cli.ipynb #c006
 def _simulate(a):
@@ -402,8 +403,8 @@ def _run(a):
           f'({blank} without a label), preset {a.preset}, '
           + (f'seed {a.seed}' if a.seeds == 1 else f'{a.seeds} seeds') + '\n')
     wide = o.wide().round(4)
-    print(wide.to_string(na_rep=''), *['blank: not defined, since all labels or all predictions are '
-          'the same']*bool(wide.isna().any(axis=None)), o.said, sep='\n\n')
+    why = 'blank: not defined, since all labels or all predictions are the same'
+    print(wide.to_string(na_rep=''), *[why]*bool(wide.isna().any(axis=None)), o.said, sep='\n\n')
     for m, d in o.dna.items(): print(f'{m}: {d["said"]}.')
     print(f'\npredictions, scores and figures: {o.work}\nstore: {o.work/"store"}')
     for m, r in o.runs.items(): print(f'run of {m}: {r[0]}')
