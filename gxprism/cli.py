@@ -160,27 +160,6 @@ def _opened(a):
     run, store = load(a.run, progress=a.progress, **settings(a.set)), GeneStore(a.store)
     return run, store.oriented() if run.config['inputs'].get('oriented') else store
 
-def _unfinished(a):
-    "Say which runs are not known to be finished; weights that were given away have a card."
-    from gxprism.state import read_json
-    for r in a.run if isinstance(a.run, list) else [a.run]:
-        folder = Path(r).expanduser()
-        if not (folder/'model.safetensors').is_file() or (folder/'README.md').is_file(): continue
-        try: read_json(folder/'done.json')['best_val_mse']
-        except (OSError, ValueError, KeyError) as e:
-            what = 'missing' if isinstance(e, OSError) else 'damaged'
-            print(f'gxprism {a.command}: {r}: done.json is {what}, so the training may not be '
-                  'finished; the best weights so far are used', file=sys.stderr)
-
-def _left_out(store):
-    "A line that names the genes that a store left out, and why; empty if there is none."
-    import pandas as pd
-    t = pd.read_csv(store.path/'left_out.tsv', sep='\t', dtype=str, keep_default_na=False)
-    some = lambda words: ', '.join(words[:5]) + f' and {len(words) - 5} more'*(len(words) > 5)
-    why = [f'{some(list(g.gene_id))} ({r})' for r, g in t.groupby('reason', sort=False)]
-    return f'left out: {len(t)} of {store.manifest["counts"]["genes_in"]} genes: {some(why)}' \
-        if len(t) else ''
-
 def _predict(a):
     from gxprism.train import predict
     (out, (run, store)), lost = (_out(a.out), _opened(a)), ''
@@ -224,6 +203,28 @@ def _init(a):
     from gxprism.intake import init
     given = {k: v for k, v in vars(a).items() if k not in ('command', 'call', 'progress')}
     init(**given)
+
+# %% ../nbs/39_cli.ipynb #un39
+def _unfinished(a):
+    "Say which runs are not known to be finished; weights that were given away have a card."
+    from gxprism.state import read_json
+    for r in a.run if isinstance(a.run, list) else [a.run]:
+        folder = Path(r).expanduser()
+        if not (folder/'model.safetensors').is_file() or (folder/'README.md').is_file(): continue
+        try: read_json(folder/'done.json')['best_val_mse']
+        except (OSError, ValueError, KeyError) as e:
+            what = 'missing' if isinstance(e, OSError) else 'damaged'
+            print(f'gxprism {a.command}: {r}: done.json is {what}, so the training may not be '
+                  'finished; the best weights so far are used', file=sys.stderr)
+
+def _left_out(store):
+    "A line that names the genes that a store left out, and why; empty if there is none."
+    import pandas as pd
+    t = pd.read_csv(store.path/'left_out.tsv', sep='\t', dtype=str, keep_default_na=False)
+    some = lambda words: ', '.join(words[:5]) + f' and {len(words) - 5} more'*(len(words) > 5)
+    why = [f'{some(list(g.gene_id))} ({r})' for r, g in t.groupby('reason', sort=False)]
+    return f'left out: {len(t)} of {store.manifest["counts"]["genes_in"]} genes: {some(why)}' \
+        if len(t) else ''
 
 # %% ../nbs/39_cli.ipynb #c008
 def _fetch(a):
