@@ -51,11 +51,11 @@ def labelled(
     genes:pd.DataFrame, # of `read_genes`, or of a store
     target:str, fold:str, # columns
 ):
-    "Refuse a fold that lacks labelled genes in one of its parts."
+    "Refuse a fold that lacks two labelled genes in one of its parts."
     for part in ('train', 'valid', 'test'):
-        if not (genes[target].notna() & (genes[fold] == part)).any():
-            raise ValueError(f'fold {fold}: expected labelled {part} genes for target '
-                             f'{target!r}, found none')
+        if (n := (genes[target].notna() & (genes[fold] == part)).sum()) < 2:
+            raise ValueError(f'fold {fold}: expected at least 2 labelled {part} genes for target '
+                             f'{target!r}, found {n}')
 
 # %% ../nbs/36b_chain.ipynb #c009
 def seconds_needed(
@@ -150,9 +150,9 @@ class Outcome:
     said:str             # who beats boosting
 
     def wide(self)->pd.DataFrame: # a row per model and prediction; mean over seeds, sd of mse
-        "The scores as a table to look at."
+        "The scores as a table to look at; NaN where a correlation is not defined."
         t = self.scores.pivot_table(index=['model', 'prediction'], columns='metric',
-                                    values='value', sort=False)[list(METRICS)]
+                                    values='value', sort=False).reindex(columns=list(METRICS))
         sd = self.scores[self.scores.metric == 'mse'].groupby(['model', 'prediction']).value.std()
         return t if sd.isna().all() else t.assign(mse_sd=sd)
 
@@ -238,7 +238,7 @@ def _leave(o):
 def new_genes(
     store:GeneStore, # of the data set, whose files are still where they were
     table,           # gene table: columns as in the data set's own, without targets and folds
-    out,             # folder of the new store, made by this call
+    out,             # folder of the new store, made by this call; `left_out.tsv` says who is not in
     progress:bool=False, # show a progress bar
 )->GeneStore:        # of those genes; ValueError on a table that cannot be read
     "A store of other genes in the same cells."

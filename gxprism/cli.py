@@ -66,6 +66,52 @@ def write_table(
             packed = dict(method='gzip', mtime=0) if out.suffix == '.gz' else None
             table.to_csv(tmp, sep=sep, index=False, compression=packed)
 
+# %% ../nbs/39_cli.ipynb #ap39
+def _strings(x):
+    "Every text in what JSON can hold, keys too."
+    if isinstance(x, str): yield x
+    elif isinstance(x, (list, dict)):
+        for v in [*x, *x.values()] if isinstance(x, dict) else x: yield from _strings(v)
+
+def _read_json(path):
+    try: d = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError): return {}     # its reader will say what it is
+    return d if isinstance(d, dict) else {}
+
+def _own_files(given):
+    "A file that is read, or what a data set or store that is read is made of."
+    given = Path(given).expanduser()
+    for f in (given, given/'dataset.json', given/'manifest.json'):
+        if not f.is_file(): continue
+        yield f
+        d = _read_json(f) if f.suffix == '.json' else {}
+        root = Path(d['root'] if isinstance(d.get('root'), str) else f.parent)
+        yield from (root/t.split('::')[0] for t in _strings(d) if '\0' not in t)
+
+_READ = ('data', 'store', 'run', 'genes', 'bed', 'pairs', 'vcf', 'table', 'fasta', 'sizes', 'model',
+         'train', 'auth', 'own')
+_WRITTEN = dict(prepare='store', train='run', run='work', check='page')   # all others: out
+
+def _apart(a):
+    "Refuse an output that is one of the command's own inputs, or lies in a store."
+    key = _WRITTEN.get(a.command, 'out')
+    if not (out := getattr(a, key, None)): return
+    out = Path(out).expanduser()
+    files = [out, *(out.with_suffix(s) for s in ('.md', '.json') if a.command == 'report')]
+    files = {os.path.realpath(f): f for f in files}
+    for k in set(_READ) - {key}:
+        v = getattr(a, k, None)
+        for given in v if isinstance(v, (list, tuple)) else [v]:
+            for f in _own_files(given) if isinstance(given, str) else ():
+                if same := files.get(os.path.realpath(f)):
+                    raise ValueError(f'--{key} {same}: would replace a file that is read '
+                                     f'(--{"import" if k == "own" else k}); give another name')
+    for p in (Path(os.path.realpath(out)), *Path(os.path.realpath(out)).parents):
+        if a.command == 'prepare' and os.path.realpath(out) == str(p): continue
+        if str(_read_json(p/'manifest.json').get('format')).startswith('gxprism-store/'):
+            raise ValueError(f'--{key} {out}: lies in the store {p}, which holds nothing else; '
+                             'give another place')
+
 # %% ../nbs/39_cli.ipynb #c006
 def _simulate(a):
     from gxprism.simulate import SimConfig
@@ -79,8 +125,8 @@ def _prepare(a):
     store = prepare(a.data, a.store, window=a.window, margin=a.margin, workers=a.workers,
                     overwrite=a.overwrite, progress=a.progress, bin=a.bin, bases=a.bases)
     c = store.manifest['counts']
-    print(f'store {a.store}: {c["genes_out"]} of {c["genes_in"]} genes, {c["left_out"]} left out, '
-          f'window {a.window} bp')
+    print(f'store {a.store}: {c["genes_out"]} of {c["genes_in"]} genes, {c["left_out"]} left out'
+          + ' (left_out.tsv says why)'*bool(c['left_out']) + f', window {a.window} bp')
 
 def _train(a):
     import inspect
@@ -116,17 +162,18 @@ def _opened(a):
 
 def _predict(a):
     from gxprism.train import predict
-    out, (run, store) = _out(a.out), _opened(a)
+    (out, (run, store)), lost = (_out(a.out), _opened(a)), ''
     with tempfile.TemporaryDirectory() as new:
         if a.genes:
             from gxprism.chain import new_genes
             store = new_genes(store, a.genes, Path(new)/'store', a.progress)
+            lost = _left_out(store)
         table = predict(run, store, want=a.want, batch_size=a.batch_size, device=a.device,
                         progress=a.progress)
         del store
     write_table(table, out)
     print(f'{out}: {len(table)} genes, {table.observed.notna().sum()} of them labelled',
-          file=sys.stdout if out.is_file() else sys.stderr)
+          *[lost]*bool(lost), sep='\n', file=sys.stdout if out.is_file() else sys.stderr)
 
 def _evaluate(a):
     from gxprism.train import evaluate, predict
@@ -156,6 +203,28 @@ def _init(a):
     from gxprism.intake import init
     given = {k: v for k, v in vars(a).items() if k not in ('command', 'call', 'progress')}
     init(**given)
+
+# %% ../nbs/39_cli.ipynb #un39
+def _unfinished(a):
+    "Say which runs are not known to be finished; weights that were given away have a card."
+    from gxprism.state import read_json
+    for r in a.run if isinstance(a.run, list) else [a.run]:
+        folder = Path(r).expanduser()
+        if not (folder/'model.safetensors').is_file() or (folder/'README.md').is_file(): continue
+        try: read_json(folder/'done.json')['best_val_mse']
+        except (OSError, ValueError, KeyError) as e:
+            what = 'missing' if isinstance(e, OSError) else 'damaged'
+            print(f'gxprism {a.command}: {r}: done.json is {what}, so the training may not be '
+                  'finished; the best weights so far are used', file=sys.stderr)
+
+def _left_out(store):
+    "A line that names the genes that a store left out, and why; empty if there is none."
+    import pandas as pd
+    t = pd.read_csv(store.path/'left_out.tsv', sep='\t', dtype=str, keep_default_na=False)
+    some = lambda words: ', '.join(words[:5]) + f' and {len(words) - 5} more'*(len(words) > 5)
+    why = [f'{some(list(g.gene_id))} ({r})' for r, g in t.groupby('reason', sort=False)]
+    return f'left out: {len(t)} of {store.manifest["counts"]["genes_in"]} genes: {some(why)}' \
+        if len(t) else ''
 
 # %% ../nbs/39_cli.ipynb #c008
 def _fetch(a):
@@ -334,7 +403,9 @@ def _run(a):
     print(f'\n{o.work.name}: {c["genes_out"]} of {c["genes_in"]} genes; {n} labelled test genes '
           f'({blank} without a label), preset {a.preset}, '
           + (f'seed {a.seed}' if a.seeds == 1 else f'{a.seeds} seeds') + '\n')
-    print(o.wide().round(4).to_string(), o.said, sep='\n\n')
+    wide = o.wide().round(4)
+    why = 'blank: not defined, since all labels or all predictions are the same'
+    print(wide.to_string(na_rep=''), *[why]*bool(wide.isna().any(axis=None)), o.said, sep='\n\n')
     for m, d in o.dna.items(): print(f'{m}: {d["said"]}.')
     print(f'\npredictions, scores and figures: {o.work}\nstore: {o.work/"store"}')
     for m, r in o.runs.items(): print(f'run of {m}: {r[0]}')
@@ -502,14 +573,16 @@ def main(
 )->int:        # exit status: 0 done, 1 a defect of ours, 2 bad input, 130 interrupted
     "Entry point of the program `gxprism`."
     argv = sys.argv[1:] if argv is None else argv
-    top = parser(*argv[:1])
-    a = top.parse_args(argv)
-    if not a.command: return top.print_help()
     for k, v in dict(OMP_WAIT_POLICY='PASSIVE',
                      GOMP_SPINCOUNT='0').items(): os.environ.setdefault(k, v)
-    said = lambda text: print(f'gxprism {a.command}: ' + '; '.join(text.strip().splitlines()),
+    said = lambda text: print(f'gxprism {argv[0]}: ' + '; '.join(text.strip().splitlines()),
                               file=sys.stderr)
     try:
+        top = parser(*argv[:1])                # that of init loads what init needs
+        a = top.parse_args(argv)
+        if not a.command: return top.print_help()
+        _apart(a)
+        if a.command != 'train' and getattr(a, 'run', None): _unfinished(a)
         if getattr(a, 'own', None):
             from gxprism.model import import_file
             for f in a.own: import_file(f)

@@ -8,6 +8,7 @@ __all__ = ['FLANK', 'read_bed', 'read_do', 'touched', 'edited', 'Edits', 'edit',
 # %% ../nbs/35b_edit.ipynb #e004
 import gzip
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 
 import gxprism
-from .sequence import reading
+from .sequence import find_chrom, reading
 from .signals import KINDS
 from .record import repo_root
 from .features import TSS_LENGTH
@@ -39,12 +40,13 @@ def read_bed(
                 w = line.strip().split('\t') if '\t' in line else line.split()
                 if not line.strip() or w[0].startswith('#'): continue
                 if w[0] in ('track', 'browser'): continue
-                if len(w) > 2 and not w[1].strip().isdigit() and not out and not header:
-                    header = True                                   # one line of column names
+                names = len(w) > 2 and all(re.fullmatch('[^0-9]*[A-Za-z][^0-9]*', v) for v in w[:3])
+                if names and w[1] != w[2] and not out and not header:
+                    header = True                    # one line of column names, without a digit
                     continue
-                if len(w) < 3 or not (w[1].strip().isdigit() and w[2].strip().isdigit()):
-                    raise ValueError(f'line {n}: expected chromosome, start and end, '
-                                     f'found {line.strip()!r:.60}')
+                if len(w) < 3 or not all(re.fullmatch('[0-9]{1,12}', v.strip()) for v in w[1:3]):
+                    raise ValueError(f'line {n}: expected chromosome, start and end (whole numbers '
+                                     f'below 10^12), found {line.strip()!r:.60}')
                 lo, hi = int(w[1]), int(w[2])
                 if lo >= hi:
                     raise ValueError(f'line {n}: expected start < end, found {lo} and {hi}')
@@ -62,6 +64,7 @@ def read_do(
     out = {}
     for text in texts or ():
         track, sep, value = text.rpartition('=')
+        if track in out: raise ValueError(f'--do {track}: given twice')
         try: out[track] = value if value == 'background' else float(value)
         except ValueError: sep = ''
         if not (sep and track) or (value != 'background' and not abs(out[track]) < 3e38):
@@ -79,6 +82,11 @@ def _tracks(store, do):
             for k, v in do.items()]
 
 # %% ../nbs/35b_edit.ipynb #e011
+def _chroms(store, elements):
+    "The chromosome of every element as the store spells it, None where it has no gene there."
+    known = set(store.genes.chrom)
+    return elements.chrom.map({c: find_chrom(str(c), known) for c in elements.chrom.unique()})
+
 def touched(
     store:GeneStore,       # genes
     elements:pd.DataFrame, # chrom, start, end
@@ -86,9 +94,9 @@ def touched(
     pad:int=0,             # bases on either side of an element
 )->np.ndarray:             # pairs of element (place in the table) and row of the store; `(p, 2)`
     "Which elements lie, in part or whole, in the window of which genes."
-    out, half = [np.zeros((0, 2), int)], window//2
+    out, half, where = [np.zeros((0, 2), int)], window//2, _chroms(store, elements)
     for chrom, rows in store.genes.groupby('chrom').indices.items():
-        here = np.flatnonzero((elements.chrom == chrom).to_numpy())
+        here = np.flatnonzero((where == chrom).to_numpy())
         rows = rows[np.argsort(store.genes.tss.to_numpy()[rows], kind='stable')]
         tss = store.genes.tss.to_numpy()[rows]
         lo, hi = (elements[c].to_numpy()[here] for c in ('start', 'end'))
@@ -176,7 +184,7 @@ def edit(
         out.append(_told(run, s, elements, pairs, before, after, do, pad))
     table = pd.concat(out, ignore_index=True) if out else pd.DataFrame()
     lost = ~elements.index.isin(table.element if len(table) else [])
-    known = elements.chrom.isin(store.genes.chrom)
+    known = _chroms(store, elements).notna()
     why = np.where(known, 'in no window of a gene', 'no gene on this chromosome')
     return Edits(table, elements[lost].assign(reason=why[lost]))
 

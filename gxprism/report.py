@@ -453,14 +453,18 @@ def report(
     out = Path(out)
     if out.suffix != '.html': raise ValueError(f'{out}: expected a name that ends in .html')
     if out.is_dir(): raise ValueError(f'{out}: expected a file to write, found a folder')
+    beside = [out.with_suffix(s) for s in ('.md', '.json')]
+    if there := [] if out.exists() else [b for b in beside if b.exists()]:
+        raise FileExistsError(f'{there[0]}: is there already, without {out.name} beside it; the '
+                              'report would replace it, so give another name')
     f = collect(runs, store, n_boot, most, device, progress)
     warn, parts = warnings_of(f), _parts(f)
     title = f'{f["name"]} on {f["data"]["name"]}'
     keep = ('name', 'data', 'tracks', 'split', 'trainings', 'curves', 'scores', 'versus', 'line',
             'calibration', 'reliance', 'contexts', 'dna', 'worst', 'origin')
     facts = dict(title=title, warnings=warn, summary=_summary(f)) | {k: f[k] for k in keep}
-    files = {'.json': json.dumps(_plain(facts), indent=1, allow_nan=False) + '\n',
-             '.md': _markdown(title, parts, warn), '.html': page(title, parts, warn)}
+    files = {'.html': page(title, parts, warn), '.md': _markdown(title, parts, warn),
+             '.json': json.dumps(_plain(facts), indent=1, allow_nan=False) + '\n'}
     for suffix, text in files.items():
         with publish(out.with_suffix(suffix)) as tmp: tmp.write_text(text, encoding='utf-8')
     return warn

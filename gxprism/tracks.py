@@ -153,6 +153,13 @@ def write_bedgraph(
                         .encode())
 
 # %% ../nbs/28c_tracks.ipynb #t017
+def _lines(path):
+    "The lines of a text file; ValueError if it is not in UTF-8."
+    try: return Path(path).read_text(encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError as e:
+        raise ValueError(f'{path}: expected text in UTF-8, found byte {e.start} in another '
+                         'encoding') from None
+
 def chrom_sizes(
     store:GeneStore, # its manifest says where the FASTA lay
     sizes=None,      # file whose first two columns are name and length: chrom.sizes, .fai
@@ -166,7 +173,7 @@ def chrom_sizes(
                              'its chromosomes with --sizes FILE')
         return dict(Genome(fasta).lengths)
     out = {}
-    for i, row in enumerate(Path(sizes).read_text().splitlines(), 1):
+    for i, row in enumerate(_lines(sizes), 1):
         name, n = (row.split('\t') + [''])[:2]
         if not name or not re.fullmatch('[1-9][0-9]{0,11}', n.strip()):
             raise ValueError(f'{sizes}: row {i}: expected a name and a length, found {row!r:.60}')
@@ -295,8 +302,8 @@ def choose_genes(
     if isinstance(genes, str) and genes == 'all': return np.arange(len(store))
     names, where = genes, 'genes'
     if isinstance(genes, (str, Path)):
-        text, where = Path(genes).read_text(), str(genes)
-        names = [r.split('\t')[0].strip() for r in text.splitlines() if r.strip() and r[0] != '#']
+        rows, where = _lines(genes), str(genes)
+        names = [r.split('\t')[0].strip() for r in rows if r.strip() and r[0] != '#']
         if names and names[0].lower() in ('gene', 'gene_id', 'symbol', 'name'): names = names[1:]
     s = store.genes.symbol
     at = {g: i for i, g in s[~s.duplicated(keep=False)].items()}
@@ -387,18 +394,31 @@ def mean_reliance(
     return g[numbers].mean().assign(sd=g.cost.std(), runs=len(runs)).reset_index()
 
 # %% ../nbs/28c_tracks.ipynb #t030
+def _file_names(names):
+    "A file name for every track; a number behind those that would be the same, in any case."
+    out, taken = {}, set()
+    for k in names:
+        plain, n = re.sub(r'[^\w.-]+', '_', k), 1
+        both = lambda: {(f := plain + f'_{n}'*(n > 1)).lower(), f'{f}.sd'.lower()}
+        while taken & both(): n += 1
+        taken |= both()
+        out[k] = plain + f'_{n}'*(n > 1)
+    return out
+
 def _write_tracks(folder, maps, sds, letters, places, lengths, what):
     "bigWig and bedGraph of every map; logos, stretches and windows where DNA is read."
     chrom, start, _ = places
     (folder/'tracks').mkdir()
+    files = _file_names(maps)
     for kind, some in (('', maps), ('.sd', sds)):
         for k, v in some.items():
             if k == 'hypothetical': continue
-            pieces, name = merge_windows(chrom, start, v, lengths), re.sub(r'[^\w.-]+', '_', k)
+            pieces, name = merge_windows(chrom, start, v, lengths), files[k]
             if not pieces: continue
             write_bigwig(folder/f'tracks/{name}{kind}.bw', pieces, lengths)
             says = 'standard deviation over seeds' if kind else 'change of the prediction'
-            write_bedgraph(folder/f'tracks/{name}{kind}.bedGraph.gz', pieces, f'{name}{kind}',
+            shown = (k + kind).replace('"', "'")
+            write_bedgraph(folder/f'tracks/{name}{kind}.bedGraph.gz', pieces, shown,
                            f'{what}; {says}; overlapping windows: mean')
     if 'sequence' not in maps: return
     pieces = merge_windows(chrom, start, maps['sequence'], lengths)
@@ -420,6 +440,9 @@ def _plan(runs, store, genes, prediction, steps, mutate, sizes, out):
                                                                or any(out.iterdir())):
         raise FileExistsError(f'{out}: was not written by explain; give another folder')
     runs, store = open_runs(runs, store)
+    own = {'sequence', 'hypothetical', 'mutagenesis'}
+    if twice := [t.name for t in store.tracks if t.name in own]:
+        raise ValueError(f'track {twice[0]!r}: explain makes a map of that name itself')
     rows, lengths = choose_genes(store, genes, runs[0]), chrom_sizes(store, sizes)
     l = runs[0].train.window
     if mutate < 0 or mutate % 2 or mutate > l:

@@ -466,10 +466,11 @@ def fit(
                          f'{tcfg.max_shift}')
     train, valid = (split_indices(store.genes, tcfg.fold, part, tcfg.target)
                     for part in ('train', 'valid'))
+    for part, rows in (('training', train), ('validation', valid)):
+        if len(rows) < 2:                # no spread to calibrate by, nothing to exchange DNA with
+            raise ValueError(f'fold {tcfg.fold}: expected at least 2 labelled {part} genes for '
+                             f'target {tcfg.target!r}, found {len(rows)}')
     stream, least = ChunkSampler(train, tcfg), len(train) % tcfg.batch_size or tcfg.batch_size
-    if not len(valid):
-        raise ValueError(f'no labelled validation gene for target {tcfg.target!r} '
-                         f'in fold {tcfg.fold!r}')
     if least < devices*nodes:
         raise ValueError(f'devices: {devices*nodes} processes cannot share the last batch of a '
                          f'pass, which has {least} gene(s)')

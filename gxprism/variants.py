@@ -105,20 +105,34 @@ class Bases:
         fasta=None,      # genome; None for the FASTA that the store was made from, if still there
     ):
         self.store = GeneStore(store.path, check=False) if store.is_oriented else store
+        if not store.manifest.get('bases', True):
+            raise ValueError(f'{store.path}: was prepared with --no-bases, so no DNA can be '
+                             'changed')
         own = Path(store.manifest['root'])/store.manifest['spec']['fasta']
         self.genome = Genome(fasta or own) if fasta or own.is_file() else None
         self.names = self.genome.lengths if self.genome else dict.fromkeys(self.store.genes.chrom)
         self.row, self.codes, self.first = None, None, 0
+        some = np.linspace(0, len(self.store) - 1, min(8, len(self.store))).astype(int)
+        for row in some if self.genome else (): self._at(row)
+
+    def _at(self, row):
+        "Go to a gene; ValueError if the FASTA is not the genome that its window was read from."
+        self.row, g = row, self.store.genes.iloc[row]
+        self.codes = self.store.batch([row]).seq[0].numpy()
+        self.chrom, (self.first, end) = g.chrom, around(g.tss, len(self.codes))
+        if not self.genome or find_chrom(g.chrom, self.names) is None: return
+        other = (self.codes < 4) & (self.codes != self.genome.fetch(g.chrom, self.first, end))
+        if other.any():
+            raise ValueError(f'{self.genome.path}: is not the genome of {self.store.path}: '
+                             f'{other.sum()} of {len(other)} bases around {g.gene_id} '
+                             f'({g.chrom}:{self.first}-{end}) differ')
 
     def of(self,
         row:int,            # gene, row of the store
         start:int, end:int, # 0-based, half-open, forward strand
     )->np.ndarray:          # codes `(end - start,)`, unknown where nobody knows
         "Bases at a gene."
-        if row != self.row:
-            self.row, g = row, self.store.genes.iloc[row]
-            self.codes = self.store.batch([row]).seq[0].numpy()
-            self.chrom, self.first = g.chrom, around(g.tss, len(self.codes))[0]
+        if row != self.row: self._at(row)
         lo, hi = self.first, self.first + len(self.codes)
         if self.genome and (start < lo or end > hi): out = self.genome.fetch(self.chrom, start, end)
         else: out = np.full(end - start, 4, np.uint8)
@@ -163,8 +177,8 @@ def place(
         i = np.searchsorted(first[here], start - length, 'right')
         j = np.searchsorted(first[here], end, 'left')       # first < end, first + length > start
         rows = here[i:j]
-        if bases.genome: there = decode(bases.genome.fetch(name, at, at + len(ref)))
-        elif len(rows): there = decode(bases.of(rows[0], at, at + len(ref)))
+        if len(rows): there = decode(bases.of(rows[0], at, at + len(ref)))
+        elif bases.genome: there = decode(bases.genome.fetch(name, at, at + len(ref)))
         else: there = None
         if set(ref + alt) - set('ACGT') or there and 'N' in there: tell('unknown_base')
         elif there and there != ref: tell('ref_mismatch')
