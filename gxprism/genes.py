@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'RESERVED', 'MOST', 'PARTS', 'Target', 'Feature', 'GeneTableSpec', 'split_row', 'read_genes',
-           'split_indices', 'fold_table', 'read_annotation']
+           'split_indices', 'labelled', 'fold_table', 'read_annotation']
 
 # %% ../nbs/03_genes.ipynb #c003
 import csv, gzip, io, math, re
@@ -269,6 +269,18 @@ def split_indices(
     keep = (genes[fold] == part).to_numpy()
     if target is not None: keep = keep & genes[target].notna().to_numpy()
     return np.flatnonzero(keep).astype(np.int64)
+
+def labelled(
+    genes:pd.DataFrame, # table from `read_genes`
+    target:str,         # column
+    fold:str,           # fold column
+    parts=PARTS,        # that training and judging need
+):
+    "Refuse a fold that lacks two labelled genes, which a spread needs, in one of its parts."
+    for part in parts:
+        if (n := len(split_indices(genes, fold, part, target))) < 2:
+            raise ValueError(f'fold {fold}: expected at least 2 labelled {part} genes for target '
+                             f'{target!r}, found {n}')
 
 # %% ../nbs/03_genes.ipynb #c039
 def fold_table(

@@ -113,12 +113,14 @@ def reading(
     path:str|Path,      # file that is about to be read
     most:int|None=None, # largest size in bytes that makes sense; None: any
     folder:bool=False,  # whether a folder will do, too
+    pipe:bool=False,    # whether a pipe will do, too
 ):
     "Turn what a reader of `path` raises into one line: `FileNotFoundError`, or `ValueError`."
     path = Path(path)
     try:
         info = path.stat()
-        if not (stat.S_ISREG(info.st_mode) or folder and path.is_dir()):
+        if not (stat.S_ISREG(info.st_mode) or folder and path.is_dir()
+                or pipe and stat.S_ISFIFO(info.st_mode)):
             kind = 'a folder' if path.is_dir() else 'a pipe or device'
             raise ValueError(f'expected a file, found {kind}')
         if most is not None and info.st_size > most:
@@ -136,11 +138,11 @@ def reading(
         name = path.name or str(path)
         raise ValueError(said if said.startswith(name) else f'{name}: {said[:600]}') from e
 def read_text(
-    path:str|Path,      # text file
+    path:str|Path,      # text file, or a pipe
     most:int=1<<28,     # largest size in bytes
 )->str:                 # its text; `ValueError` names the file and line of another encoding
     "Read text in UTF-8, or in UTF-16 that says so; a byte-order mark is no part of it."
-    with reading(path, most):
+    with reading(path, most, pipe=True):
         raw = Path(path).read_bytes()
         wide = raw[:2] in (b'\xff\xfe', b'\xfe\xff')
         try: return raw.decode('utf-16' if wide else 'utf-8-sig')

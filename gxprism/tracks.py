@@ -22,7 +22,8 @@ from .attribution import (Attribution, input_gradients, occlusion_figure,
 from .explain import (Part, answers, blank, evaluating, pick, reads_dna, reliance,
                              reliance_figure, shuffled)
 from .genes import split_indices
-from .sequence import Genome, decode, digest, find_chrom, one_hot, publish, take_room
+from .sequence import (Genome, decode, digest, find_chrom, one_hot, publish, read_text,
+                              take_room)
 from .state import difference, write_json
 from .store import Batch, GeneStore
 from .train import TrainedRun, check_store, load_run, pick_device
@@ -153,13 +154,6 @@ def write_bedgraph(
                         .encode())
 
 # %% ../nbs/28c_tracks.ipynb #t017
-def _lines(path):
-    "The lines of a text file; ValueError if it is not in UTF-8."
-    try: return Path(path).read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError as e:
-        raise ValueError(f'{path}: expected text in UTF-8, found byte {e.start} in another '
-                         'encoding') from None
-
 def chrom_sizes(
     store:GeneStore, # its manifest says where the FASTA lay
     sizes=None,      # file whose first two columns are name and length: chrom.sizes, .fai
@@ -173,7 +167,7 @@ def chrom_sizes(
                              'its chromosomes with --sizes FILE')
         return dict(Genome(fasta).lengths)
     out = {}
-    for i, row in enumerate(_lines(sizes), 1):
+    for i, row in enumerate(read_text(sizes).splitlines(), 1):
         name, n = (row.split('\t') + [''])[:2]
         if not name or not re.fullmatch('[1-9][0-9]{0,11}', n.strip()):
             raise ValueError(f'{sizes}: row {i}: expected a name and a length, found {row!r:.60}')
@@ -302,7 +296,7 @@ def choose_genes(
     if isinstance(genes, str) and genes == 'all': return np.arange(len(store))
     names, where = genes, 'genes'
     if isinstance(genes, (str, Path)):
-        rows, where = _lines(genes), str(genes)
+        rows, where = read_text(genes).splitlines(), str(genes)
         names = [r.split('\t')[0].strip() for r in rows if r.strip() and r[0] != '#']
         if names and names[0].lower() in ('gene', 'gene_id', 'symbol', 'name'): names = names[1:]
     s = store.genes.symbol
@@ -440,9 +434,6 @@ def _plan(runs, store, genes, prediction, steps, mutate, sizes, out):
                                                                or any(out.iterdir())):
         raise FileExistsError(f'{out}: was not written by explain; give another folder')
     runs, store = open_runs(runs, store)
-    own = {'sequence', 'hypothetical', 'mutagenesis'}
-    if twice := [t.name for t in store.tracks if t.name in own]:
-        raise ValueError(f'track {twice[0]!r}: explain makes a map of that name itself')
     rows, lengths = choose_genes(store, genes, runs[0]), chrom_sizes(store, sizes)
     l = runs[0].train.window
     if mutate < 0 or mutate % 2 or mutate > l:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .sequence import publish, random_reverse_complement, validate
-from .genes import split_indices
+from .genes import labelled, split_indices
 from .store import Batch, GeneStore
 from .metrics import bootstrap
 from .state import (alone, difference, fill, pack, read_json, read_tensors, unpack,
@@ -466,10 +466,7 @@ def fit(
                          f'{tcfg.max_shift}')
     train, valid = (split_indices(store.genes, tcfg.fold, part, tcfg.target)
                     for part in ('train', 'valid'))
-    for part, rows in (('training', train), ('validation', valid)):
-        if len(rows) < 2:                # no spread to calibrate by, nothing to exchange DNA with
-            raise ValueError(f'fold {tcfg.fold}: expected at least 2 labelled {part} genes for '
-                             f'target {tcfg.target!r}, found {len(rows)}')
+    labelled(store.genes, tcfg.target, tcfg.fold, ('train', 'valid'))
     stream, least = ChunkSampler(train, tcfg), len(train) % tcfg.batch_size or tcfg.batch_size
     if least < devices*nodes:
         raise ValueError(f'devices: {devices*nodes} processes cannot share the last batch of a '
