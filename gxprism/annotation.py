@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .sequence import Genome, reading
-from .signals import BigWig
+from .signals import by_strand
 from .genes import split_row
 from .sources import MRNA_FEATURES
 
@@ -288,8 +288,7 @@ def read_choice(path:str|Path)->dict: # gene -> transcript
 # %% ../nbs/13_annotation.ipynb #an23
 def _cage(t:pd.DataFrame, cage, reach:int=50)->np.ndarray: # `(transcripts,)`
     "CAGE near each transcript's start, the nearer the heavier; of its strand, given two files."
-    files = dict(zip('+-', [BigWig(p) for p in cage])) if len(cage) == 2 else {
-        s: BigWig(cage[0]) for s in '+-'}
+    files = by_strand(cage)
     near = 1 - np.abs(np.arange(-reach, reach + 1)) / (reach + 1)
     def total(r):
         try: x = files[r.strand].fetch(r.chrom, r.tss - reach, r.tss + reach + 1)

@@ -6,7 +6,6 @@
 __all__ = ['FLANK', 'read_bed', 'read_do', 'touched', 'edited', 'Edits', 'edit', 'edit_bed', 'at_hand', 'edit_pairs']
 
 # %% ../nbs/35b_edit.ipynb #e004
-import gzip
 import os
 import re
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pandas as pd
 import torch
 
 import gxprism
-from .sequence import find_chrom, reading
+from .sequence import find_chrom, read_text, reading
 from .signals import KINDS
 from .record import repo_root
 from .features import TSS_LENGTH
@@ -32,25 +31,22 @@ def read_bed(
     path,            # BED3 or more, plain or gzip
 )->pd.DataFrame:     # chrom, start, end (0-based, half-open), name; a row per interval
     "Read intervals; `ValueError` naming file, line, expected and found."
-    path, out, header = Path(path), [], False
-    with reading(path):
-        with open(path, 'rb') as f: packed = f.read(2) == b'\x1f\x8b'
-        with (gzip.open if packed else open)(path, 'rt', encoding='utf-8-sig', newline=None) as f:
-            for n, line in enumerate(f, 1):
-                w = line.strip().split('\t') if '\t' in line else line.split()
-                if not line.strip() or w[0].startswith('#'): continue
-                if w[0] in ('track', 'browser'): continue
-                names = len(w) > 2 and all(re.fullmatch('[^0-9]*[A-Za-z][^0-9]*', v) for v in w[:3])
-                if names and w[1] != w[2] and not out and not header:
-                    header = True                    # one line of column names, without a digit
-                    continue
-                if len(w) < 3 or not all(re.fullmatch('[0-9]{1,12}', v.strip()) for v in w[1:3]):
-                    raise ValueError(f'line {n}: expected chromosome, start and end (whole numbers '
-                                     f'below 10^12), found {line.strip()!r:.60}')
-                lo, hi = int(w[1]), int(w[2])
-                if lo >= hi:
-                    raise ValueError(f'line {n}: expected start < end, found {lo} and {hi}')
-                out.append((w[0], lo, hi, w[3].strip() if len(w) > 3 else f'{w[0]}:{lo}-{hi}'))
+    out, header = [], False
+    with reading(path, pipe=True):
+        for n, line in enumerate(re.split('\r\n|\n|\r', read_text(path)), 1):
+            w = line.strip().split('\t') if '\t' in line else line.split()
+            if not line.strip() or w[0].startswith('#'): continue
+            if w[0] in ('track', 'browser'): continue
+            names = len(w) > 2 and all(re.fullmatch('[^0-9]*[A-Za-z][^0-9]*', v) for v in w[:3])
+            if names and w[1] != w[2] and not out and not header:
+                header = True                        # one line of column names, without a digit
+                continue
+            if len(w) < 3 or not all(re.fullmatch('[0-9]{1,12}', v.strip()) for v in w[1:3]):
+                raise ValueError(f'line {n}: expected chromosome, start and end (whole numbers '
+                                 f'below 10^12), found {line.strip()!r:.60}')
+            lo, hi = int(w[1]), int(w[2])
+            if lo >= hi: raise ValueError(f'line {n}: expected start < end, found {lo} and {hi}')
+            out.append((w[0], lo, hi, w[3].strip() if len(w) > 3 else f'{w[0]}:{lo}-{hi}'))
         if not out: raise ValueError('expected intervals, found none')
     return pd.DataFrame(out, columns=['chrom', 'start', 'end', 'name'])
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .annotation import Annotation, open_text
 from .genes import SCALES, split_row
-from .signals import BigWig
+from .signals import by_strand
 
 # %% ../nbs/13b_expression.ipynb #ex06
 PROGRAMS = {  # program -> columns that tell it, column of identifiers, column of values
@@ -324,7 +324,7 @@ def signal_at_starts(
     reach:int=192,      # bases on either side
 )->pd.Series:           # sum around each start, NaN where not measured; by gene_id
     "Sum a signal around each gene's start, on its own strand where there are two files."
-    files = {s: BigWig(p) for s, p in zip('+-', paths if len(paths) == 2 else [paths[0]] * 2)}
+    files = by_strand(paths)
     def total(g):
         try: v = files[g.strand].fetch(g.chrom, g.tss - reach, g.tss + reach)
         except ValueError as e:

@@ -7,14 +7,14 @@ __all__ = ['SCALES', 'RESERVED', 'MOST', 'PARTS', 'Target', 'Feature', 'GeneTabl
            'split_indices', 'labelled', 'fold_table', 'read_annotation']
 
 # %% ../nbs/03_genes.ipynb #c003
-import csv, gzip, io, math, re
+import csv, math, re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .sequence import reading, validate
+from .sequence import read_text, validate
 from .signals import LOGS, TRANSFORMS, check_keys, no_text
 
 # %% ../nbs/03_genes.ipynb #c006
@@ -134,15 +134,7 @@ def _read_text(
     path:Path, # .tsv, .txt or .csv file, also .gz
 )->tuple: # header, rows of text, line of each row, faults: lists of str, list of str, int, str
     "Read a delimited text file as text, with the line number of every row."
-    with reading(path, MOST):
-        raw = path.read_bytes()
-        if raw[:2] == b'\x1f\x8b': raw = gzip.open(io.BytesIO(raw)).read(MOST + 1)
-        if len(raw) > MOST: raise ValueError(f'expected at most {MOST:,} bytes of text')
-        try: text = raw.decode('utf-8-sig')
-        except UnicodeDecodeError as e:
-            n = raw[:e.start].count(b'\n') + 1
-            raise ValueError(f'line {n}: cannot be read as text in UTF-8 (byte {e.start})')
-    text = re.split('\r\n|\n|\r', text)
+    text = re.split('\r\n|\n|\r', read_text(path, MOST))
     while text and not text[-1]: text.pop()
     comma = path.name.removesuffix('.gz').endswith('.csv')
     header, rows, lines, bad = None, [], [], []

@@ -8,8 +8,8 @@ __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complemen
            'orient', 'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
-import errno, fcntl, hashlib, json, math, os, re, shutil, stat, struct, tempfile, time
-import warnings, zlib
+import errno, fcntl, gzip, hashlib, io, json, math, os, re, shutil, stat, struct
+import tempfile, time, warnings, zlib
 from bisect import bisect_right
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
@@ -138,12 +138,14 @@ def reading(
         name = path.name or str(path)
         raise ValueError(said if said.startswith(name) else f'{name}: {said[:600]}') from e
 def read_text(
-    path:str|Path,      # text file, or a pipe
-    most:int=1<<28,     # largest size in bytes
+    path:str|Path,      # text file, plain or gzip, or a pipe
+    most:int=1<<28,     # largest size in bytes, unpacked
 )->str:                 # its text; `ValueError` names the file and line of another encoding
     "Read text in UTF-8, or in UTF-16 that says so; a byte-order mark is no part of it."
     with reading(path, most, pipe=True):
         raw = Path(path).read_bytes()
+        if raw[:2] == b'\x1f\x8b': raw = gzip.open(io.BytesIO(raw)).read(most + 1)
+        if len(raw) > most: raise ValueError(f'expected at most {most:,} bytes of text')
         wide = raw[:2] in (b'\xff\xfe', b'\xfe\xff')
         try: return raw.decode('utf-16' if wide else 'utf-8-sig')
         except UnicodeDecodeError as e:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMS', 'TAKEN', 'ROLES', 'LOGS', 'KINDS', 'DIVISORS', 'read_json', 'check_keys', 'no_text', 'Kind', 'Track',
-           'BigWig', 'FastBigWig', 'bigwig_reader', 'fill', 'spread', 'expand', 'touched_bins', 'Contacts',
+           'BigWig', 'by_strand', 'FastBigWig', 'bigwig_reader', 'fill', 'spread', 'expand', 'touched_bins', 'Contacts',
            'ContactProfiles', 'open_track']
 
 # %% ../nbs/02_signals.ipynb #c003
@@ -238,6 +238,14 @@ class BigWig(Reader):
             raise ValueError(f'{self.path.name} {name}:{lo}-{hi}: '
                              f'infinite value at {start + int(np.isinf(values).argmax())}')
         return values
+
+def by_strand(
+    paths, # one bigWig for both strands, or two: plus and minus; `ValueError` on more or none
+)->dict:   # strand -> `BigWig`
+    "Open the signal of either strand."
+    if len(paths) not in (1, 2):
+        raise ValueError(f'expected one bigWig, or two (plus, minus), found {len(paths)}')
+    return {'+': (one := BigWig(paths[0])), '-': BigWig(paths[1]) if len(paths) > 1 else one}
 
 # %% ../nbs/02_signals.ipynb #f002
 class _Unpacker:
