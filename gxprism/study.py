@@ -673,13 +673,14 @@ def verdicts(
     table,              # comparisons of one family, as from `compare`
     lower:str='first is better',   # what a negative difference means
     higher:str='second is better', # what a positive one means
-    margin:float=None,  # smallest difference that would matter; None: nothing is said of nulls
+    margin=None,        # smallest difference that would matter, one or one a row; None: no word on nulls
 )->pd.DataFrame:        # the same with `p_holm`, `power`, `verdict`
     "Judge a family of comparisons, corrected once by Holm's method."
     t = pd.DataFrame(table).copy()
     t['p_holm'], t['power'] = holm(t.p.to_numpy(float)), power(t.low, t.high)
-    small = (t.power <= margin) if margin is not None else pd.Series(False, t.index)
-    null = np.where(small, f'none as large as {margin}', 'cannot tell')
+    most = np.broadcast_to(np.nan if margin is None else margin, len(t))
+    small = (t.power <= most) & (np.maximum(-t.low, t.high) < most)
+    null = np.where(small, [f'none as large as {m:.4g}' for m in most], 'cannot tell')
     t['verdict'] = np.where(t.p_holm >= .05, null, np.where(t['diff'] < 0, lower, higher))
     return t
 
@@ -720,11 +721,12 @@ def converged(
         both = g.merge(same, on='seed', suffixes=('', '2'))
         change = float((both.mse2 - both.mse).mean()) if len(both) else np.nan
         sd = float(g.mse.std()) if len(g) > 1 else np.nan
-        known = np.isfinite(change) and np.isfinite(sd)
+        size = abs(change)/sd                     # the change has a standard error, too
+        word = ('not known' if not np.isfinite(size) else 'yes' if size < 1 else
+                'within chance' if size < 2*(2/len(both))**.5 else
+                'no' if change < 0 else 'longer is worse')
         out.append(dict(data=data, name=name, budget=budget, seeds=len(g), change=change, sd=sd,
-                        converged=(('yes' if abs(change) < sd else 'no' if change < 0
-                                    else 'longer is worse')
-                                   if known else 'not known')))
+                        converged=word))
     columns = 'data name budget seeds change sd converged'.split()
     return pd.DataFrame(out, columns=columns)
 
