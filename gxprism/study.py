@@ -721,9 +721,9 @@ def converged(
         both = g.merge(same, on='seed', suffixes=('', '2'))
         change = float((both.mse2 - both.mse).mean()) if len(both) else np.nan
         sd = float(g.mse.std()) if len(g) > 1 else np.nan
-        size = abs(change)/sd                     # the change has a standard error, too
-        word = ('not known' if not np.isfinite(size) else 'yes' if size < 1 else
-                'within chance' if size < 2*(2/len(both))**.5 else
+        gap = abs(change)                         # which has a standard error, too
+        word = ('not known' if not np.isfinite([gap, sd]).all() else 'yes' if gap < sd else
+                'within chance' if gap < 2*sd*(2/len(both))**.5 else
                 'no' if change < 0 else 'longer is worse')
         out.append(dict(data=data, name=name, budget=budget, seeds=len(g), change=change, sd=sd,
                         converged=word))
