@@ -370,7 +370,8 @@ def mrna_features(
     for c in MRNA_FEATURES:
         if c.endswith('_log10zscore'):
             x = np.log10(raw[c] + .1)
-            mean, sd = float(x.mean()), float(x.std(ddof=0)) or 1.
+            mean, sd = float(x.mean()), float(x.std(ddof=0))
+            if sd < 1e-9: sd = 1.                                  # all alike, but for rounding
             out[c], scale[c] = (x - mean) / sd, dict(of='log10(bases + 0.1)', mean=mean, sd=sd)
         else:
             gaps, mean = raw[c].isna(), float(raw[c].mean()) if raw[c].notna().any() else 0.

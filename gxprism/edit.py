@@ -71,11 +71,28 @@ def _tracks(store, do):
     "Place of every edited track on the signal axis and among the stored arrays."
     per_base = [t.name for t in store.tracks if KINDS[t.kind].per == 'base']
     if not do: raise ValueError(f'do: expected at least one track of {per_base}')
+    if odd := [k for k, v in do.items() if not isinstance(v, str) and not np.isfinite(v)]:
+        raise ValueError(f'do: expected numbers or background, found {do[odd[0]]} for {odd[0]}')
     if lost := [t for t in do if t not in per_base]:
         raise ValueError(f'do: expected tracks of {per_base}, found {lost}')
     names = [t.name for t in store.tracks]
     return [(names.index(k), per_base.index(k), store.tracks[names.index(k)], v)
             for k, v in do.items()]
+
+def _intervals(elements):
+    "The table of elements with whole numbers as coordinates; ValueError names the row."
+    if not isinstance(elements, pd.DataFrame) or not {'chrom', 'start', 'end'} <= set(elements):
+        found = (list(elements) if isinstance(elements, pd.DataFrame) else type(elements).__name__)
+        raise ValueError(f'elements: expected a table with chrom, start and end, found {found}')
+    t = elements.reset_index(drop=True)
+    ends = t[['start', 'end']].apply(pd.to_numeric, errors='coerce').astype(float)
+    odd = ~(np.isfinite(ends).all(axis=1) & (ends == ends.round()).all(axis=1)
+            & (ends.start < ends.end))
+    if odd.any():
+        i = int(np.flatnonzero(odd)[0])
+        raise ValueError(f'elements: row {i}: expected whole numbers with start < end, found '
+                         f'{t.start[i]} and {t.end[i]}')
+    return t.assign(**{k: ends[k].astype(np.int64) for k in ends})
 
 # %% ../nbs/35b_edit.ipynb #e011
 def _chroms(store, elements):
@@ -160,7 +177,7 @@ def edit(
     "Edit elements and predict every gene whose window they touch, before and after."
     runs = [r if isinstance(r, TrainedRun) else load_run(r)
             for r in (model if isinstance(model, (list, tuple)) else [model])]
-    elements, dev, out = elements.reset_index(drop=True), pick_device(device), []
+    elements, dev, out = _intervals(elements), pick_device(device), []
     for run in runs:
         s = store
         if run.config['inputs'].get('oriented') and not s.is_oriented: s = s.oriented()

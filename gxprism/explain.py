@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .genes import split_indices
-from .store import Batch, GeneStore
+from .store import Batch, GeneStore, as_rows
 from .metrics import METRICS, blocks, compare
 from .model import Prediction
 from .sequence import digest
@@ -201,7 +201,7 @@ def _asked(
     known = [c.column for c in store.table.targets]
     if target not in known: raise ValueError(f'target: expected one of {known}, found {target!r}')
     fold = fold or (t.fold if t else store.table.default_fold)
-    rows = np.asarray(split_indices(store.genes, fold, split) if rows is None else rows)
+    rows = as_rows(split_indices(store.genes, fold, split) if rows is None else rows, len(store))
     labelled = store.genes[target].notna().to_numpy()[rows]
     if labelled.sum() < 2:
         raise ValueError(f'rows: expected at least 2 labelled genes, found {labelled.sum()} of '

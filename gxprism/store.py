@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'STORE_FORMAT', 'WHOLE', 'DatasetSpec', 'Batch', 'lacks', 'Plan', 'plan_store', 'follow', 'read_manifest',
-           'prepare', 'changed_sources', 'check_store', 'GeneStore', 'Question', 'CompactStore']
+           'prepare', 'changed_sources', 'check_store', 'GeneStore', 'as_rows', 'Question', 'CompactStore']
 
 # %% ../nbs/04_store.ipynb #c003
 import copy, hashlib, json, os, re, threading, time, warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -463,12 +464,13 @@ def prepare(
     bases:bool=True,      # keep the DNA; without it every base counts as unknown
 )->'GeneStore':           # the store; ValueError on bad input, FileExistsError if `out` is taken
     "Pass once over the files of a data set and write a memory-mapped store."
-    whole = lambda x: isinstance(x, int) and not isinstance(x, bool)
+    whole = lambda x: isinstance(x, Integral) and not isinstance(x, bool)
     if not whole(window) or window < 2 or window % 2:
         raise ValueError(f'window: expected an even number of bases from 2 on, found {window}')
     for name, n, least in (('margin', margin, 0), ('workers', workers, 1), ('bin', bin, 1)):
         if not whole(n) or n < least:
             raise ValueError(f'{name}: expected {least} or more, found {n}')
+    window, margin, workers, bin = map(int, (window, margin, workers, bin))     # of numpy, too
     for name, n, unit in (('window', window, 2*bin), ('margin', margin, bin)):
         if n % unit:
             raise ValueError(f'{name}: expected a multiple of {unit} bases with bins of {bin},'
@@ -638,6 +640,21 @@ def measured(self:GeneStore)->pd.DataFrame:
     return pd.DataFrame(np.load(self.path/'measured.npy'), columns=[t.name for t in self.tracks])
 
 # %% ../nbs/04_store.ipynb #g002
+def as_rows(
+    rows,    # whole numbers from 0 on, one or many, or a mask of all; `(n,)`
+    many:int, # rows that there are
+)->np.ndarray: # int64, in the order given; ValueError on anything else
+    "Rows of a store as whole numbers."
+    x = np.asarray(list(rows) if isinstance(rows, (set, frozenset, range)) else rows)
+    x = np.atleast_1d(x) if x.size else np.zeros(0, np.int64)
+    if x.dtype == bool and x.shape == (many,): return np.flatnonzero(x)
+    if x.ndim != 1 or x.dtype.kind not in 'iu':
+        raise ValueError(f'rows: expected whole numbers, or a mask of {many} rows, found '
+                         f'{x.dtype} of shape {x.shape}')
+    if len(x) and (x.min() < 0 or x.max() >= many):
+        raise ValueError(f'rows: expected 0 to {many - 1}, found {x.min()} to {x.max()}')
+    return x.astype(np.int64)
+
 @patch
 def signals(self:GeneStore,
     rows:np.ndarray, # rows; `(n,)`
@@ -663,16 +680,13 @@ def signals(self:GeneStore,
 
 @patch
 def batch(self:GeneStore,
-    indices,         # rows of the store; `(n,)` integers
+    indices,         # rows of the store, see `as_rows`; `(n,)`
     target=None,     # target column; None for no target (all NaN)
     window=None,     # bases around the TSS; None for the store's window
     shift=0,         # bases each window moves to higher coordinates, within the margin; `(n,)` or 0
 )->Batch:            # on the CPU
     "Gather a batch of genes; ValueError on an unknown target, row or window."
-    rows, l = np.atleast_1d(np.asarray(indices, dtype=np.int64)), window or self.window
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
-        raise ValueError(f'indices: expected rows 0 to {len(self) - 1},'
-                         f' found {rows.min()} to {rows.max()}')
+    rows, l = as_rows(indices, len(self)), window or self.window
     if target is not None and target not in self._targets:
         raise ValueError(f'target: expected one of {list(self._targets)}, found {target!r}')
     y = self._targets[target][rows] if target else np.full(len(rows), np.nan, np.float32)
@@ -717,9 +731,7 @@ def question(self:GeneStore,
             raise ValueError(f'fold: expected one of {list(self.table.folds)}, found {fold!r}')
         rows, where = split_indices(self.genes, fold, part), f'the {part} part of {fold}'
     else: where = 'the rows asked for'
-    rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
-        raise ValueError(f'rows: expected 0 to {len(self) - 1}, found {rows.min()} to {rows.max()}')
+    rows = as_rows(rows, len(self))
     labelled = np.isfinite(self._targets[target][rows])
     if labelled.sum() < least:
         raise ValueError(f'{target}: expected at least {least} labelled gene(s) in {where},'

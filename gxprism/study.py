@@ -673,7 +673,7 @@ def verdicts(
     table,              # comparisons of one family, as from `compare`
     lower:str='first is better',   # what a negative difference means
     higher:str='second is better', # what a positive one means
-    margin=None,        # smallest difference that would matter, one or one a row; None: no word on nulls
+    margin=None,        # smallest difference that would matter, one or one a row; None: unsaid
 )->pd.DataFrame:        # the same with `p_holm`, `power`, `verdict`
     "Judge a family of comparisons, corrected once by Holm's method."
     t = pd.DataFrame(table).copy()

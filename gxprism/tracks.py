@@ -294,7 +294,7 @@ def choose_genes(
         rows = split_indices(store.genes, run.train.fold, split, run.train.target)
         return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
     if isinstance(genes, str) and genes == 'all': return np.arange(len(store))
-    names, where = genes, 'genes'
+    names, where = list(genes) if not isinstance(genes, (str, Path)) else (), 'genes'
     if isinstance(genes, (str, Path)):
         rows, where = read_text(genes).splitlines(), str(genes)
         names = [r.split('\t')[0].strip() for r in rows if r.strip() and r[0] != '#']

@@ -21,7 +21,7 @@ from torch import nn
 
 from .sequence import publish, random_reverse_complement, validate
 from .genes import labelled, split_indices
-from .store import Batch, GeneStore
+from .store import Batch, GeneStore, as_rows
 from .metrics import bootstrap
 from .state import (alone, difference, fill, pack, read_json, read_tensors, unpack,
                            write_json,
@@ -632,7 +632,7 @@ def predict(
     run,                 # folder of a run, or a `TrainedRun`
     store:GeneStore,     # genes to predict
     want:str='both',     # 'direct' (fastest), 'adjusted' or 'both'
-    rows=None,           # rows of the store; None for every gene
+    rows=None,           # rows of the store, see `as_rows`; None for every gene
     batch_size:int=256,  # most genes at once; a processor takes fewer
     device:str='auto',   # 'auto', 'cpu' or 'gpu'
     progress:bool=False, # show a progress bar
@@ -642,7 +642,7 @@ def predict(
     from tqdm.auto import tqdm
     r = run if isinstance(run, TrainedRun) else load_run(run)
     check_store(r, store)
-    rows = np.arange(len(store)) if rows is None else np.asarray(rows)
+    rows = np.arange(len(store)) if rows is None else as_rows(rows, len(store))
     dev, out = pick_device(device), []
     r.model.to(dev)
     with tqdm(total=len(rows), desc='predict', unit='gene', disable=not progress) as bar:

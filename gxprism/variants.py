@@ -366,7 +366,9 @@ def _vcf_text(e):
              f'with the measured signals held fixed. Format: {"|".join(FIELDS)}">')
     ours = ('##INFO=<ID=GXPRISM,', '##gxprism=')               # of an earlier run: replaced
     head = [h for h in e.vcf.head[:-1] if not h.startswith(ours)]
-    yield from [*head, about, *(f'##gxprism={n}' for n in e.notes), e.vcf.head[-1]]
+    names = e.vcf.head[-1].split('\t')
+    names += ['#CHROM', 'POS', 'ID', 'REF', 'ALT', 'QUAL', 'FILTER', 'INFO'][len(names):]
+    yield from [*head, about, *(f'##gxprism={n}' for n in e.notes), '\t'.join(names)]
     for i, line in enumerate(e.vcf.lines):
         x = line.split('\t')
         x += ['.']*(8 - len(x))
