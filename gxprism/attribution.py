@@ -226,7 +226,7 @@ def window_occlusion(
 def occlusion_figure(
     tables,         # from `window_occlusion`; a dict label -> table, or one table
     colours=None,   # what a label means, for `color`, where it does not say it itself
-    unit:str='log10(RPKM + 1)', # unit of the prediction
+    unit:str='',    # unit of the prediction, such as the scale of its target
     title:str='',   # the finding
 ):                  # figure
     "Mean change against distance from the TSS along the gene; band: middle half of genes."
@@ -248,6 +248,6 @@ def occlusion_figure(
         ax.axhline(0, color=PALETTE['grey'], lw=.8)
         ax.axvline(0, color=PALETTE['truth'], lw=.8, ls=':')
         ax.set(xlabel='distance from the TSS along the gene, bases', title=title,
-               ylabel=f'change when blanked,\n{unit}', xlim=(edges[0], edges[-1]),
+               ylabel='change when blanked' + f',\n{unit}'*bool(unit), xlim=(edges[0], edges[-1]),
                ylim=(min(ends) - room, max(ends) + room))
     return fig

@@ -21,7 +21,8 @@ def backdoor_sets(
     outcome:str,        # the variable whose response we want
     observed=None,      # variables that may be held fixed; all of them by default
     minimal:bool=False, # keep only sets of which no member can be spared?
-)->list:                # admissible sets as sorted tuples, small ones first; empty if there is none
+)->list:                # admissible sets as sorted tuples, small ones first, or none;
+                        # ValueError if a name is not in the graph, or the graph has a cycle
     "List the sets that satisfy the backdoor criterion for the effect of `treatment` on `outcome`."
     unknown = {treatment, outcome, *(observed or ())} - set(graph)
     if unknown: raise ValueError(f"not in the graph: {sorted(unknown)}; it has {sorted(graph)}")

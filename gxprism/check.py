@@ -134,8 +134,10 @@ def _track_warnings(surveys)->list[str]:
                                  f'{sum(s.lacking.values()):,} genes get {s.track.missing:g} there')
         if s.starts < .01: out.append(f'track {n}: {s.starts:.2%} of the places near starts have a '
                                       'value')
-        if 'not balanced' in s.note: out.append(f'track {n}: contacts are raw counts; '
-                                                'run cooler balance')
+        if 'not balanced' in s.note: out.append(
+            f'track {n}: contacts are raw counts, so the profile of a start also tells how visible '
+            'it is (state, mappability, depth); balanced by cooler balance, only its contacts are '
+            'left: which is meant?')
         if len(s.profile) == 2 and s.genes >= 100:
             a, b = s.profile['+'], s.profile['-']
             if min(a.std(), b.std()) > 0:

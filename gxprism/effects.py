@@ -118,7 +118,10 @@ def propensity_weights(
     d:pd.DataFrame,  # one row per gene
     roles:Roles,     # which column is what
 )->np.ndarray:       # stabilised weight of every gene, mean near 1; `(n,)`
-    "Weights under which the treatment no longer depends on the confounders."
+    """Weights under which the treatment no longer depends on the confounders.
+
+    Assumes that a 0/1 treatment is logistic, and any other linear with Gaussian noise of one
+    variance, in the covariates and one indicator per combination of the confounders."""
     h, full = d[roles.treatment].to_numpy(float), _columns(d, roles)
     x = d[list(roles.covariates)].to_numpy(float)
     if set(np.unique(h)) <= {0., 1.}:
@@ -158,7 +161,10 @@ def estimate(
     seed:int=0,          # seed of the resampling
     **options,           # of the method, such as `weights` or `model`
 )->Effect:               # outcome units, difference between the doses
-    "Estimate the effect on `outcome` of moving `treatment` from the low to the high dose."
+    """Estimate the effect on `outcome` of moving `treatment` from the low to the high dose.
+
+    `ValueError` for an unknown method, a column that is missing, has blanks or plays two parts,
+    and whatever the method refuses: no mediator, or (`stratified`) no variation in a state."""
     if method not in ESTIMATORS: raise ValueError(f"{method!r}: expected one of {list(ESTIMATORS)}")
     f, parts = ESTIMATORS[method], [confounders, covariates, signals]
     roles = Roles(treatment, outcome, *map(tuple, parts), tuple(dose), degree, tuple(mediators))
@@ -216,7 +222,9 @@ def mediated(
     roles:Roles,       # which column is what
     direct:bool=True,  # may the treatment act past the mediators?
 )->float:              # outcome units, difference between the doses
-    "Total effect by the mediation formula: treatment to mediators, and both to the outcome."
+    """Total effect along the path: treatment to mediators, and both to the outcome.
+
+    Assumes that what the first model leaves of a mediator is added to it, whatever the dose."""
     (t, m, y), rest = _path(data, roles), _columns(data, roles)
     g = _polynomial(roles.degree + 1).fit(np.c_[t, rest], m)
     f = _polynomial(roles.degree + 1).fit(np.c_[t * direct, m, rest], y)
@@ -232,12 +240,16 @@ def front_door(
     data:pd.DataFrame, # one row per gene
     roles:Roles,       # which column is what
 )->float:              # outcome units, difference between the doses
-    "Total effect without the state, if it acts on the mediators through the treatment alone."
+    """Total effect without the state, if it acts on the mediators through the treatment alone.
+
+    Assumes that what the first model leaves of a mediator is added to it, and independent of
+    treatment and covariates; so it may come from any other gene."""
     (t, m, y), x = _path(data, roles), data[list(roles.covariates)].to_numpy(float)
     g = _polynomial(roles.degree + 1).fit(np.c_[t, x], m)
     f = _polynomial(roles.degree + 1).fit(np.c_[t, m, x], y)
-    own, other = m - g.predict(np.c_[t, x]), np.roll(t, 1, 0)   # e' is another gene's treatment
-    def at(v):
-        moved = g.predict(np.c_[np.full_like(t, v), x]) + own
-        return f.predict(np.c_[other, moved, x]).mean()
+    left, order = m - g.predict(np.c_[t, x]), np.lexsort(np.c_[m, x, t].T)  # not of the table
+    left[order] = left[np.random.default_rng(0).permutation(order)]
+    def at(v):                                    # e' stays with its x, as P(e' | x) asks
+        moved = g.predict(np.c_[np.full_like(t, v), x]) + left
+        return f.predict(np.c_[t, moved, x]).mean()
     return float(at(roles.dose[1]) - at(roles.dose[0]))

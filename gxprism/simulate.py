@@ -436,7 +436,9 @@ def shifted(
 def true_share(
     world:World, # a drawn world
 )->pd.DataFrame: # by cause: track that carries it, own, share
-    "Variance of expression by cause: own is var(term)/var(y), share is cov(term, y)/var(y)."
+    """Variance of expression by cause: own is var(term)/var(y), share is cov(term, y)/var(y).
+
+    Shuffling a term among the genes costs twice its own in squared error, relative to var(y)."""
     g, _ = solve(replace(world, config=replace(world.config, floor=False)))
     tracks = dict(y_direct='H3K27ac', y_distal='H3K27ac at enhancers, HiC',
                   y_state='none (marked by DNase, HiC)', y_core='none (sequence)',
