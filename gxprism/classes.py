@@ -163,7 +163,8 @@ def simulated_classes(
     "Features of bins from a data set's own tracks, genes and genome."
     spec = spec if isinstance(spec, DatasetSpec) else DatasetSpec.read(spec)
     tracks = [t for t in spec.tracks if KINDS[t.kind].per == 'base']
-    if not tracks: raise ValueError(f'{spec.name}: expected a track with values per base, found none')
+    if not tracks:
+        raise ValueError(f'{spec.name}: expected a track with values per base, found none')
     bases = BasePart(spec.root/spec.fasta)
     parts = [*(TrackPart(t, spec.root) for t in tracks), StartPart(spec), bases]
     return BinSource('tracks', parts, bases.lengths, data=spec.name)
