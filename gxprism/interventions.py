@@ -107,8 +107,8 @@ def read_mutations(
     refs = t.groupby(['Chrom', 'Pos']).Ref.transform('nunique')
     if (refs > 1).any():
         i = int(np.flatnonzero(refs > 1)[0])
-        raise ValueError(f'{name}: {_line(path, i)}: Ref: expected one base at '
-                         f'{t.Chrom[i]}:{t.Pos[i]:g}, found {int(refs[i])}; two builds in one table?')
+        raise ValueError(f'{name}: {_line(path, i)}: Ref: expected one base at {t.Chrom[i]}'
+                         f':{t.Pos[i]:g}, found {int(refs[i])}; two builds in one table?')
     return t.assign(Pos=t.Pos.astype(int), position=t.Pos.astype(int) - 1)
 
 # %% ../nbs/34b_interventions.ipynb #i015

@@ -239,6 +239,7 @@ class BigWig(Reader):
                              f'infinite value at {start + int(np.isinf(values).argmax())}')
         return values
 
+# %% ../nbs/02_signals.ipynb #c017i
 def intervals(
     reader,    # `BigWig`, or any reader with `lengths` and `fetch`
     chrom:str, # chromosome, `chrX` or `X`
