@@ -18,12 +18,13 @@ import torch
 from .sequence import publish, reading
 from .genes import labelled, read_genes, split_indices
 from .store import DatasetSpec, GeneStore, prepare
-from .metrics import METRICS, compare
+from .metrics import METRICS, blocks, compare
 from .record import origin
 from .features import gene_features
 from .classical import fit_classical
 from .model import build, model_class
-from .train import (PRESETS, ChunkSampler, configure, evaluate, fit, pick_device, predict)
+from .train import (PRESETS, ChunkSampler, configure, evaluate, fit, pick_device, predict,
+                           shift_said)
 from .explain import reads_dna
 from .study import spec_of
 
@@ -86,28 +87,31 @@ def classical_tables(
     spec:DatasetSpec, # data set
     store:GeneStore,  # of the same data; genes that it left out are left out here
     target:str, fold:str, # columns
-)->dict: # 'mean', 'ridge', 'boosting' -> gene_id, chrom, split, observed, direct, adjusted (NaN)
+)->dict: # 'mean', 'ridge', 'boosting' -> a table as of `predict`, adjusted NaN
     "Predict every gene of a store by three classical models on TSS signals and gene features."
     x, g = gene_features(spec, sets=('tss', 'halflife'), genes=store.genes.gene_id), store.genes
     y, split = g[target].to_numpy(float), g[fold].to_numpy()
-    base = g[['gene_id', 'chrom']].assign(split=split, observed=y)
+    base = g[['gene_id', 'chrom', 'tss']].assign(split=split, observed=y)
     return {k: base.assign(direct=fit_classical(k, x, y, split, seed=0), adjusted=np.nan)
             for k in ('mean', 'ridge', 'boosting')}
 
 def against_boosting(
     tables:dict,  # model -> one table per seed, of `predict`; with 'boosting'
     n_boot:int=1000, # resamples
+    block:int=5_000_000, # genes within so many bases are drawn together, see `evaluate`
 )->pd.DataFrame:  # a row per network and prediction: mse, boosting, diff, low, high, n, beats
     "Compare every network's squared error with boosting's, on the labelled test genes."
     (b,), out = tables['boosting'], []
     test = ((b.split == 'test') & b.observed.notna()).to_numpy()
     y = b.observed.to_numpy(float)[test]
+    groups = blocks(b.chrom[test], b.tss[test], block, least=20) if block else None
     for name, seeds in tables.items():
         if name in ('mean', 'ridge', 'boosting'): continue
         for k in ('direct', 'adjusted'):
             p = np.stack([t[k].to_numpy(float)[test] for t in seeds])
             if np.isnan(p).all(): continue
-            c = compare(y, p, b.direct.to_numpy(float)[test], n_boot=n_boot)
+            c = compare(y, p, b.direct.to_numpy(float)[test], n_boot=n_boot,
+                        clustered=groups)
             out.append(dict(model=name, prediction=k, mse=c['a'], boosting=c['b'], diff=c['diff'],
                             low=c['low'], high=c['high'], n=c['n'], beats=c['high'] < 0))
     return pd.DataFrame(out)
@@ -190,12 +194,18 @@ def whole(
     todo = [(m, r) for m in models for r in runs[m] if not (r/'done.json').exists()]
     need = sum(seconds_needed(store, m, preset, target, fold, device)*sum(x == m for x, _ in todo)
                for m in dict(todo))
-    tell(f'{len(todo)} training(s) to do, at most about {duration(need)} on '
+    tell(f'{len(todo)} training(s) to do, which take at most about {duration(need)} on '
          f'{origin(dev.type)["device"]}')
+    said = dict.fromkeys(shift_said(store, preset, configure(store, m, preset, target, fold)[1])
+                         for m in dict(todo))
+    for line in filter(None, said): tell(line)
     tables = {k: [t] for k, t in classical_tables(spec, store, target, fold).items()}
+    trained = 0.
     for i in range(seeds):
         for m in models:
+            start = time.perf_counter()
             fit(store, runs[m][i], m, preset, target, fold, progress, device, seed=seed + i)
+            trained += time.perf_counter() - start
             tables.setdefault(m, []).append(predict(runs[m][i], store, device=device,
                                                     progress=progress))
     dna = {m: [reads_dna(r, store, device=device) for r in runs[m]][0] for m in models}
@@ -205,7 +215,8 @@ def whole(
     out = Outcome(work, store, runs, {k: averaged(v) for k, v in tables.items()}, rows, against,
                   dna, said_of(against))
     _leave(out)
-    if todo: tell(f'took {duration(time.perf_counter() - begun)}')
+    if todo: tell(f'took {duration(time.perf_counter() - begun)}, '
+                  f'the training(s) {duration(trained)}')
     return out
 
 # %% ../nbs/36b_chain.ipynb #c017

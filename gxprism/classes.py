@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .sequence import UNKNOWN, Genome, digest, find_chrom, resolve_chrom
-from .signals import BigWig, Track
+from .signals import KINDS, BigWig, Track, intervals, open_track
 from .genes import read_genes
 from .store import DatasetSpec
 from .features import StepFunction, track_steps
@@ -50,9 +50,9 @@ _LABELS = {'h3k27ac': ('acetylation', 'acetylated histones of active regulatory 
            'dnase': ('accessibility', 'open accessible chromatin')}
 
 class TrackPart(Part):
-    "Mean transformed signal of one bigWig track, named in plain language if we know it."
+    "Mean transformed signal of one track per base, named in plain language if we know it."
     def __init__(self,
-        track:Track, # bigWig track
+        track:Track, # with values per base, such as a bigWig
         root,        # folder of the data set
         note:str='', # added to name and label, such as a cell's name
     ):
@@ -62,8 +62,9 @@ class TrackPart(Part):
         self.files, self.about = (self.root/track.file,), dict(track=track.name,
             transform=track.transform,
                                                              missing=track.missing)
-        self.lengths = BigWig(self.root/track.file).lengths
-    def read(self, chrom): return track_steps(self.track, self.root, chrom)
+        self.reader = open_track(track, self.root)
+        self.lengths = self.reader.lengths
+    def read(self, chrom): return track_steps(self.track, self.root, chrom, reader=self.reader)
     def fill(self, genes, lo, size):
         return self.on(genes.chrom.iloc[0]).mean(lo, lo + size)[..., None]
 
@@ -157,12 +158,13 @@ class BinSource:
         return np.concatenate(parts, -1).astype(np.float32)
 
 def simulated_classes(
-    spec, # `DatasetSpec`, or the folder of a data set with at least one bigWig track
+    spec, # `DatasetSpec`, or the folder of a data set with at least one track per base
 )->BinSource: # tracks, gene starts, base content
     "Features of bins from a data set's own tracks, genes and genome."
     spec = spec if isinstance(spec, DatasetSpec) else DatasetSpec.read(spec)
-    tracks = [t for t in spec.tracks if t.kind == 'bigwig']
-    if not tracks: raise ValueError(f'{spec.name}: expected a bigWig track, found none')
+    tracks = [t for t in spec.tracks if KINDS[t.kind].per == 'base']
+    if not tracks:
+        raise ValueError(f'{spec.name}: expected a track with values per base, found none')
     bases = BasePart(spec.root/spec.fasta)
     parts = [*(TrackPart(t, spec.root) for t in tracks), StartPart(spec), bases]
     return BinSource('tracks', parts, bases.lengths, data=spec.name)
@@ -209,11 +211,10 @@ class ActivityPart(Part):
     def intervals(self,
         chrom:str, # chromosome
     )->np.ndarray: # start, end, value; `(m, 3)`
-        "Every interval with a finite value on one chromosome."
+        "Every interval with a value on one chromosome; ValueError on an infinite one."
         name = find_chrom(chrom, self.lengths)               # None: not one base was measured
-        found = np.array(name and self.reader.handle.intervals(name) or (), np.float64)
-        found = found.reshape(-1, 3)
-        return found[np.isfinite(found[:, 2])]
+        if name is None: return np.zeros((0, 3))
+        return intervals(self.reader, name, 0, self.lengths[name])
     def read(self, chrom):
         start, end, x, kind = overlay(self.intervals(chrom), self.elements.on(chrom))
         steps = []
@@ -316,7 +317,8 @@ def measured_classes(
         raise FileNotFoundError(f'{spec.name}: measured classes of {cell} need {", ".join(lost)}'
                                 ' beside dataset.json')
     elements = ElementPart(at['elements'])
-    tracks = [t for t in spec.tracks if t.kind == 'bigwig'] if borrow or cell == HOME else []
+    here = borrow or cell == HOME
+    tracks = [t for t in spec.tracks if here and KINDS[t.kind].per == 'base']
     note = '' if cell == HOME else HOME
     parts = [ActivityPart(at['activity'], elements, cell),
              *(TrackPart(t, spec.root, note) for t in tracks), elements,

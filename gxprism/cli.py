@@ -132,7 +132,7 @@ def _train(a):
     import inspect
     from gxprism.state import read_json
     from gxprism.store import GeneStore
-    from gxprism.train import fit
+    from gxprism.train import fit, load_run, shift_said
     _threads(a)
     own = ('batch_size', 'max_steps', 'lr', 'n_contexts', 'window')
     given = {k: getattr(a, k) for k in own if getattr(a, k) is not None}
@@ -142,6 +142,8 @@ def _train(a):
     run = fit(store, a.run, a.model, a.preset, target=a.target, fold=a.fold, seed=a.seed,
               device=a.device, progress=a.progress, **given | more)
     done = run/'done.json'
+    if 'max_shift' not in more and (said := shift_said(store, a.preset, load_run(run).train)):
+        print(said)
     if not done.exists(): return print(f'run {run}: stopped; the same command continues')
     print(f'run {run}: ' + ', '.join(f'{k} {v}' for k, v in read_json(done).items()))
     from gxprism.explain import reads_dna
@@ -521,7 +523,8 @@ def _model_commands(add):
     p.add_argument('--genes', metavar='FILE', help='table of other genes to predict: columns as in '
                    "the data set's own, without targets and folds")
     p.add_argument('--out', required=True,
-                   help='file to write: gene_id, chrom, split, observed, direct, adjusted')
+                   help='file to write: gene_id, chrom, tss (0-based), split, observed, direct, '
+                   'adjusted')
     p.add_argument('--want', choices=('both', 'direct', 'adjusted'), default='both',
                    help='direct alone needs one pass per gene')
     p.add_argument('--batch-size', type=_whole(), default=256, help='genes per pass')

@@ -7,7 +7,7 @@ __all__ = ['PROGRAMS', 'LOGS', 'UNITS', 'Expression', 'read_expression', 'exon_l
            'match_rows', 'gene_values', 'signal_at_starts']
 
 # %% ../nbs/13b_expression.ipynb #ex03
-import csv, re
+import csv, re, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def _tpm(x:pd.Series, length:pd.Series)->pd.Series:
 def linear(
     x:pd.Series,    # values
     unit:str,       # one of `LOGS`
-)->pd.Series:       # TPM
+)->pd.Series:       # what was under the logarithm, nothing else changed
     "Undo a logarithm."
     return {'log10(x+1)': lambda x: 10**x - 1, 'log2(x+1)': lambda x: 2**x - 1,
             'log(x+1)': np.expm1}[unit](x)
@@ -293,7 +293,9 @@ def gene_values(
     twice = t[~t.par & t.gene.duplicated(keep=False)
               & t.gene.isin(t.gene[~t.par][t.gene[~t.par].duplicated()])]
     summed = duplicates == 'sum' or how['by'] == 'transcript' or e.program == 'StringTie'
-    if e.unit in LOGS: t = t.assign(value=linear(t.value, e.unit))
+    if e.unit in LOGS:
+        t = t.assign(value=linear(t.value, e.unit))
+        _doubt(e)
     if len(twice) and not summed:
         gene = twice.gene.iloc[0]
         two = twice[twice.gene == gene].iloc[:2]
@@ -317,12 +319,21 @@ def gene_values(
     return out, how | dict(unmatched=how['rows'] - how['matched'],
                            labelled=int(out.notna().sum())), log
 
+def _doubt(e):
+    "Warn where undone logarithms do not sum as TPM do; of fewer than 50 rows nothing is known."
+    total = float(linear(e.rows.value, e.unit).sum())
+    if len(e.rows) >= 50 and not 4e5 < total < 1.3e6:
+        warnings.warn(f'{e.name}: column {e.column!r}: {e.unit} undone gives values with a sum of '
+                      f'{total:,.0f}, expected about a million (TPM); if they are counts or FPKM, '
+                      'give them without the logarithm and say --unit counts or fpkm')
+
 # %% ../nbs/13b_expression.ipynb #ex25
 def signal_at_starts(
     paths,              # one bigWig, or two: plus and minus strand
     genes:pd.DataFrame, # chrom, tss, strand
     reach:int=192,      # bases on either side
-)->pd.Series:           # sum around each start, NaN where not measured; by gene_id
+# sum around each start, by gene_id: 0 without any value, NaN if the file lacks its chromosome
+)->pd.Series:
     "Sum a signal around each gene's start, on its own strand where there are two files."
     files = by_strand(paths)
     def total(g):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .sequence import Genome, find_chrom, resolve_chrom, window
-from .signals import TRANSFORMS, Track, fill, open_track
+from .signals import KINDS, TRANSFORMS, Track, fill, intervals, open_track
 from .genes import read_genes
 from .store import Batch, DatasetSpec, lacks
 
@@ -43,22 +43,18 @@ class StepFunction:
 
 # %% ../nbs/12_features.ipynb #c011
 def track_steps(
-    track:Track,       # a bigWig track
+    track:Track,       # a track with values per base, such as a bigWig
     root,              # folder of the data set
     chrom:str,         # chromosome
     piece:int=1 << 24, # bases read at a time
+    reader=None,       # what `open_track` gave for it; None: opened here
 )->StepFunction:       # of the transformed signal
-    "Integrate a transformed bigWig signal along one chromosome."
-    import pyBigWig
+    "Integrate a transformed signal along one chromosome; ValueError on an infinite value."
+    reader = reader or open_track(track, root)
     parts, rest = [np.zeros((0, 3))], float(track.apply(np.array([track.missing]))[0])
-    with pyBigWig.open(str(root/track.file)) as bw:
-        chrom = find_chrom(chrom, bw.chroms())               # None: not measured
-        length = bw.chroms()[chrom] if chrom else 0
-        for lo in range(0, length, piece):
-            hi = min(lo + piece, length)
-            found = np.array(bw.intervals(chrom, lo, hi) or (), np.float64).reshape(-1, 3)
-            found[:, :2] = np.clip(found[:, :2], lo, hi)
-            parts.append(found[np.isfinite(found[:, 2])])
+    chrom = find_chrom(chrom, reader.lengths)                # None: not measured
+    for lo in range(0, reader.lengths[chrom] if chrom else 0, piece):
+        parts.append(intervals(reader, chrom, lo, lo + piece))
     start, end, value = np.concatenate(parts).T
     return StepFunction(start, end, track.apply(value), rest)
 
@@ -90,11 +86,12 @@ def binned_signals(
     out, width = np.empty((len(genes), len(spec.tracks), bins)), length//bins
     tss, minus = genes.tss.to_numpy(), (genes.strand == '-').to_numpy()
     lo = tss[:, None] - length//2 + width*np.arange(bins)
-    readers = [open_track(t, spec.root) if t.kind == 'contact' else None for t in spec.tracks]
+    readers = [open_track(t, spec.root) for t in spec.tracks]
     for chrom, rows in genes.groupby('chrom', sort=False).indices.items():
         for s, (track, reader) in enumerate(zip(spec.tracks, readers)):
-            if reader is None:
-                out[rows, s] = track_steps(track, spec.root, chrom).mean(lo[rows], lo[rows] + width)
+            if KINDS[track.kind].per == 'base':
+                steps = track_steps(track, spec.root, chrom, reader=reader)
+                out[rows, s] = steps.mean(lo[rows], lo[rows] + width)
                 continue
             for i in rows:
                 start = int(lo[i, 0])

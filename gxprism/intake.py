@@ -91,9 +91,9 @@ def read_aliases(path)->dict: # name in the annotation -> name in the FASTA
         for i, line in enumerate(read_text(path).splitlines(), 1):
             r = line.split()
             if not r or line[0] == '#': continue
-            if len(r) != 2: raise ValueError(f'row {i}: expected two names, found {r}')
+            if len(r) != 2: raise ValueError(f'line {i}: expected two names, found {r}')
             if out.setdefault(*r) != r[1]:
-                raise ValueError(f'row {i}: {r[0]} is {out[r[0]]} already, found {r[1]}')
+                raise ValueError(f'line {i}: {r[0]} is {out[r[0]]} already, found {r[1]}')
     return out
 
 def keep_genes(

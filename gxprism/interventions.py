@@ -7,6 +7,7 @@ __all__ = ['MARKS', 'LEVELS', 'PROXIMITIES', 'CRISPR', 'read_columns', 'read_tri
 
 # %% ../nbs/34b_interventions.ipynb #i004
 import csv
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ def read_columns(
     texts=(),  # columns that must be there as text
     may=(),    # columns of numbers that may be there
 )->pd.DataFrame: # float64 and text; blank numbers are NaN, other columns stay text
-    "Read a table of an experiment; `ValueError` naming file, column and row."
+    "Read a table of an experiment; `ValueError` naming file, column and line."
     with reading(path):
-        with open_text(path) as f: tabs = [l.count('\t') for l in f if l.strip()]
-        for i, n in enumerate(tabs):                      # pandas fills a short row with blanks
-            if n != tabs[0]:
-                raise ValueError(f'row {i - 1}: expected {tabs[0] + 1} fields, found {n + 1}')
+        with open_text(path) as f: tabs = [(i, l.count('\t')) for i, l in _lines(f)]
+        for i, n in tabs:                                 # pandas fills a short row with blanks
+            if n != tabs[0][1]:
+                raise ValueError(f'line {i}: expected {tabs[0][1] + 1} fields, found {n + 1}')
         try: t = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False,
                              quoting=csv.QUOTE_NONE)
         except pd.errors.EmptyDataError: raise ValueError('expected a header line, found nothing')
@@ -43,9 +44,16 @@ def read_columns(
         bad = (v.isna() & ~word.isin(['', 'NA', 'NaN', 'nan'])) | np.isinf(v)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            raise ValueError(f'{name}: row {i}: {c}: expected a number, found {word[i]!r:.40}')
+            raise ValueError(f'{name}: {_line(path, i)}: {c}: expected a number, '
+                             f'found {word[i]!r:.40}')
         t[c] = v.astype(float)
     return t
+
+def _lines(f): return ((n, l) for n, l in enumerate(f, 1) if l.strip(' \r\n'))
+
+def _line(path, i):
+    "Where row `i` of a table stands in its file, as messages say it."
+    with open_text(path) as f: return f'line {next(islice(_lines(f), int(i) + 1, None))[0]}'
 
 # %% ../nbs/34b_interventions.ipynb #i010
 MARKS = ('H2AFZ', 'H3K122ac', 'H3K27ac', 'H3K27me3', 'H3K36me3', 'H3K4me1', 'H3K79me2', 'H3K9me2',
@@ -56,18 +64,18 @@ PROXIMITIES = tuple(f'{m}_proximity' for m in (*MARKS, 'LMNB1'))
 def read_trip(
     path,            # table with `row`, `promoter`, and the columns of LEVELS and PROXIMITIES
 )->pd.DataFrame:     # the same, `log2_expression` NaN where blank, and `left_out`: why, or empty
-    "Read integrations of promoters; `ValueError` naming file, row, what was expected and found."
+    "Read integrations of promoters; `ValueError` naming file, line, what was expected and found."
     t = read_columns(path, ('row', *LEVELS, *PROXIMITIES), ('promoter',), ('log2_expression',))
     name = Path(path).name
     if t.row.isna().any() or t.row.duplicated().any() or (t.row % 1 != 0).any():
         i = int(np.flatnonzero(t.row.isna() | t.row.duplicated() | (t.row % 1 != 0))[0])
-        raise ValueError(f'{name}: row {i}: row: expected a whole number that stands once, '
-                         f'found {t.row[i]:g}')
+        raise ValueError(f'{name}: {_line(path, i)}: row: expected a whole number that stands '
+                         f'once, found {t.row[i]:g}')
     far = t[list(PROXIMITIES)]
     if (far > 0).any(axis=None):
         i, j = np.argwhere((far > 0).to_numpy())[0]
-        raise ValueError(f'{name}: row {i}: {PROXIMITIES[j]}: expected log10(1/(d + 1)), which is '
-                         f'0 or less, found {far.iat[i, j]:g}')
+        raise ValueError(f'{name}: {_line(path, i)}: {PROXIMITIES[j]}: expected log10(1/(d + 1)), '
+                         f'which is 0 or less, found {far.iat[i, j]:g}')
     if 'log2_expression' not in t: t['log2_expression'] = np.nan
     blank = t[[*LEVELS, *PROXIMITIES]].isna().any(axis=1)
     part = t['part'] if 'part' in t else ''
@@ -80,13 +88,13 @@ def read_trip(
 def read_mutations(
     path,            # table with Chrom, Pos (1-based), Ref, Alt, Element
 )->pd.DataFrame:     # the same and `position` (0-based); Coefficient and Barcodes where there
-    "Read single-base variants of elements; `ValueError` naming file, row, expected and found."
+    "Read single-base variants of elements; `ValueError` naming file, line, expected and found."
     t = read_columns(path, ('Pos',), ('Chrom', 'Ref', 'Alt', 'Element'), ('Barcodes', 'Coefficient',
                                                                           'pValue'))
     name, bases = Path(path).name, set('ACGT')
     for c, allowed in (('Ref', bases), ('Alt', bases | {'-'})):
         bad = np.flatnonzero(~t[c].isin(allowed))
-        if len(bad): raise ValueError(f'{name}: row {bad[0]}: {c}: expected one of '
+        if len(bad): raise ValueError(f'{name}: {_line(path, bad[0])}: {c}: expected one of '
                                       f'{"".join(sorted(allowed))}, found {t[c][bad[0]]!r:.20}')
     for bad, what in ((t.Ref == t.Alt, 'Alt: expected another base than Ref'),
                       (t.Pos.isna() | (t.Pos < 1) | (t.Pos % 1 != 0), 'Pos: expected 1 or more'),
@@ -94,13 +102,13 @@ def read_mutations(
                        ' once was expected, found again')):
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            raise ValueError(f'{name}: row {i}: {what}, found {t.Chrom[i]}:{t.Pos[i]:g} '
+            raise ValueError(f'{name}: {_line(path, i)}: {what}, found {t.Chrom[i]}:{t.Pos[i]:g} '
                              f'{t.Ref[i]}>{t.Alt[i]} of {t.Element[i]}')
     refs = t.groupby(['Chrom', 'Pos']).Ref.transform('nunique')
     if (refs > 1).any():
         i = int(np.flatnonzero(refs > 1)[0])
-        raise ValueError(f'{name}: row {i}: Ref: expected one base at {t.Chrom[i]}:{t.Pos[i]:g}, '
-                         f'found {int(refs[i])}; two builds in one table?')
+        raise ValueError(f'{name}: {_line(path, i)}: Ref: expected one base at {t.Chrom[i]}'
+                         f':{t.Pos[i]:g}, found {int(refs[i])}; two builds in one table?')
     return t.assign(Pos=t.Pos.astype(int), position=t.Pos.astype(int) - 1)
 
 # %% ../nbs/34b_interventions.ipynb #i015
@@ -154,7 +162,7 @@ def read_crispr(
     path,          # table of pairs of an element and a gene, official or with our names
     genes=None,    # gene_id and tss (0-based) of the right build, to check coordinates
 )->pd.DataFrame:   # names of CRISPR, `row`; float64, blank is NaN; `left_out`: why, or empty
-    "Read silenced elements; `ValueError` naming file, row, expected and found, or another build."
+    "Read silenced elements; `ValueError` naming file, line, expected and found, or another build."
     t = read_columns(path, ())
     name, out = Path(path).name, {}
     column = {k: next((c for c in (v, k) if c in t), None) for k, v in CRISPR.items()}
@@ -177,7 +185,7 @@ def read_crispr(
     bad = ~(p.start >= 0) | ~(p.end > p.start)
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
-        raise ValueError(f'{name}: row {i}: expected 0 <= start < end, found '
+        raise ValueError(f'{name}: {_line(path, i)}: expected 0 <= start < end, found '
                          f'{p.chrom[i]}:{p.start[i]:g}-{p.end[i]:g}')
     p = p.astype(dict(start=int, end=int))
     if genes is not None: _same_build(p, genes, name)

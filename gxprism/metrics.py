@@ -126,20 +126,23 @@ def _weighted(metric, y, y_hat, w):
 def blocks(
     chrom,            # chromosome name per gene; `(n,)`
     tss,              # transcription start per gene, 0-based; `(n,)`
-    size:int=5_000_000, # length of a block in bases
+    size:int=5_000_000, # length of a block in bases, at most
+    least:int=1,      # `size` is halved until there are so many blocks, or one a start
 )->np.ndarray:        # block of every gene, such as `chr1:12`; `(n,)` of str
     "Cut chromosomes into blocks of `size` bases, to be resampled as wholes."
     if size < 1: raise ValueError(f'size: expected a positive number of bases, found {size}')
     tss = np.asarray(tss)
     if len(chrom) != len(tss):
         raise ValueError(f'tss: expected {len(chrom)} positions, found {len(tss)}')
-    return np.array([f'{c}:{int(t) // size}' for c, t in zip(chrom, tss)], dtype=str)
+    cut = lambda: np.array([f'{c}:{int(t) // size}' for c, t in zip(chrom, tss)], dtype=str)
+    while len(set(out := cut())) < least and size > 1: size //= 2
+    return out
 
 # %% ../nbs/07_metrics.ipynb #c034
 def _groups(clustered, keep):
     "Number of the group of every labelled gene, each gene its own where `clustered` is None."
     if not keep.any(): raise ValueError('y: no labelled gene to resample')
-    if clustered is None: return np.arange(keep.sum())
+    if clustered is None or keep.sum() == 1: return np.arange(keep.sum())
     if len(clustered) != len(keep):
         raise ValueError(
             f'clustered: expected one group per gene ({len(keep)}), found {len(clustered)}')

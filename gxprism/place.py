@@ -171,7 +171,7 @@ class PlaceModel:
 
 # %% ../nbs/34c_place.ipynb #p021
 def place(
-    table,            # places, columns as `read_trip` wants them; expression is not read
+    table,            # places, columns as `read_trip` wants them; expression is not used
     out=None,         # .tsv to write: row, predicted, chromatin and promoter known, trained on
     train=None,       # places with expression; None: the table below GXPRISM_DATA
 )->pd.DataFrame:      # what is written
@@ -190,7 +190,7 @@ def place(
         row=t.row, predicted=model(t).round(5),
         chromatin_known=t[model.columns].notna().all(axis=1).astype(int),
         promoter_known=t.promoter.isin(model.promoters).astype(int),
-        trained_on=(seen & t.log2_expression.notna()).astype(int)))
+        trained_on=seen.astype(int)))
     print(f'{len(found)} places predicted, learned from {len(used)}; {found.trained_on.sum()} were '
           f'trained on, {(found.chromatin_known == 0).sum()} without chromatin, '
           f'{(found.promoter_known == 0).sum()} with an unknown promoter')

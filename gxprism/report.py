@@ -19,7 +19,7 @@ from .check import page
 from .classical import fit_classical
 from .explain import answers, evaluating, reads_dna, reliance_figure
 from .features import pooled
-from .metrics import METRICS, bootstrap, compare
+from .metrics import METRICS, blocks, bootstrap, compare
 from .plot import PALETTE, STYLE, color, gene_window, metric_dots, predicted_vs_observed
 from .record import origin
 from .sequence import digest, publish
@@ -42,10 +42,10 @@ def everybody(
     runs,            # `TrainedRun`s that differ in their seed
     store:GeneStore, # as they read it
     device:str='auto', progress:bool=False, # as in `predict`
-)->tuple[pd.DataFrame, dict]: # gene_id, chrom, split, observed; name -> predictions `(seeds, n)`
+)->tuple[pd.DataFrame, dict]: # gene_id, chrom, tss, split, observed; name -> predictions
     "Predictions of runs and of classical models for every gene of a store."
     tables = [predict(r, store, device=device, progress=progress) for r in runs]
-    g, name = tables[0][['gene_id', 'chrom', 'split', 'observed']], runs[0].config['model']
+    g, name = tables[0][['gene_id', 'chrom', 'tss', 'split', 'observed']], runs[0].config['model']
     x, out = near_start(store), {}
     for k in ('mean', 'ridge', 'boosting'):
         out[k] = fit_classical(k, x, g.observed, g.split.astype(object))[None]
@@ -57,12 +57,13 @@ def everybody(
 def score_table(
     y,               # labels; `(n,)`
     said:dict,       # name -> predictions `(seeds, n)`
-    n_boot:int=1000, # bootstrap resamples of genes (and seeds)
+    n_boot:int=1000, # bootstrap resamples of blocks or genes (and seeds)
+    groups=None,     # block of every gene, of `metrics.blocks`; None: gene by gene; `(n,)`
 )->pd.DataFrame:     # model, seeds, metric, value, low, high, n
     "Score everybody on the same genes; with several seeds, the mean of their scores."
     out = []
     for name, p in said.items():
-        t = bootstrap(y, p, n_boot)
+        t = bootstrap(y, p, n_boot, clustered=groups)
         t = t.reset_index(names='metric') if 'metric' not in t else t
         out.append(t.assign(model=name, seeds=len(p)))
     return pd.concat(out, ignore_index=True)[['model', 'seeds', 'metric', 'value', 'low', 'high',
@@ -183,13 +184,14 @@ def collect(
         raise ValueError(f'{runs[0].folder}: expected at least 2 labelled test genes in fold '
                          f'{runs[0].train.fold}, found {test.sum()}')
     y, here = genes.observed.to_numpy()[test], {k: p[:, test] for k, p in said.items()}
+    groups = blocks(genes.chrom[test], genes.tss[test], least=20)
+    how = dict(metric='mse', n_boot=n_boot, clustered=groups)
     own = [k for k in said if k.split(',')[0] == name]
-    versus = {k: {b: compare(y, here[k], here[b], 'mse', n_boot) for b in ('mean', 'ridge',
-                                                                           'boosting')}
+    versus = {k: {b: compare(y, here[k], here[b], **how) for b in ('mean', 'ridge', 'boosting')}
               for k in own}
-    if len(own) > 1: versus[own[1]][own[0]] = compare(y, here[own[1]], here[own[0]], 'mse', n_boot,
+    if len(own) > 1: versus[own[1]][own[0]] = compare(y, here[own[1]], here[own[0]], **how,
                                                       paired_seeds=True)
-    groups, line = calibration(y, here[name].mean(0))
+    tenths, line = calibration(y, here[name].mean(0))
     data, tracks = _about(runs, store)
     some = choose_genes(store, None, runs[0], 500)
     parts = {p: (int((genes.split == p).sum()),
@@ -201,7 +203,7 @@ def collect(
         tracks=tracks, trainings=_trainings(runs), curves=[curves(r) for r in runs],
         split=pd.DataFrame([(p, *v) for p, v in parts.items()],
                            columns=['part', 'genes', 'labelled', 'chromosomes']),
-        scores=score_table(y, here, n_boot), versus=versus, calibration=groups, line=line,
+        scores=score_table(y, here, n_boot, groups), versus=versus, calibration=tenths, line=line,
         reliance=mean_reliance(runs, store, most, device=device, progress=progress),
         contexts=contexts_said(runs, store, some, said, name, device), dna=said_dna,
         worst=_worst(genes, said, name, store), origin=origin(
@@ -333,7 +335,8 @@ def _figures(f)->dict: # name -> (alternative text, PNG)
         curves=('Training: loss, and error on validation genes; dotted: the step that was kept',
                 png(_curves_figure(f))),
         scores=(f'MSE on {int(f["test"].sum()):,} test genes; lowest: {worst}. Dots: seeds; line: '
-                '95 % interval over genes', png(metric_dots(each, 'mse', 'model', intervals=ci))),
+                '95 % interval over blocks of neighbours',
+                png(metric_dots(each, 'mse', 'model', intervals=ci))),
         scatter=('Test genes: predicted (mean over seeds) against measured',
                  png(predicted_vs_observed(y, p, scale or 'log expression', shown=3000))),
         calibration=('Calibration in groups of test genes sorted by prediction; bars: standard '
@@ -405,10 +408,12 @@ def _parts(f)->dict:
                      'first and the last file of a run, pauses included; the hardware of a '
                      'training is not on record.'],
         'Scores': [fig['scores'], _wide(f), 'Difference in MSE, negative where the model is '
-                   'better; 95 % interval over genes and seeds:', _short(versus, 4)],
+                   'better; 95 % interval over seeds and blocks of neighbouring genes '
+                   '(at most 5 million bases):', _short(versus, 4)],
         'Calibration': [[fig['scatter'], fig['calibration']], _short(f['calibration'])],
         'What it rests on': [fig['reliance'], 'MSE without an input minus MSE with it, when it is '
-                             'exchanged among test genes. It describes the model, not the cell.',
+                             'exchanged among test genes. It describes the model, not the cell. '
+                             'Its intervals draw genes one by one.',
                              _short(lean, 4)],
         'What the contexts did': [f['contexts'].get('said', 'this model has none') + '.'],
         'Does it read DNA?': [f'Seed {r.train.seed}: {d["said"]}.'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMS', 'TAKEN', 'ROLES', 'LOGS', 'KINDS', 'DIVISORS', 'read_json', 'check_keys', 'no_text', 'Kind', 'Track',
-           'BigWig', 'by_strand', 'FastBigWig', 'bigwig_reader', 'fill', 'spread', 'expand', 'touched_bins', 'Contacts',
-           'ContactProfiles', 'open_track']
+           'BigWig', 'intervals', 'by_strand', 'FastBigWig', 'bigwig_reader', 'fill', 'spread', 'expand',
+           'touched_bins', 'Contacts', 'ContactProfiles', 'open_track']
 
 # %% ../nbs/02_signals.ipynb #c003
 import json, math, os, struct
@@ -238,6 +238,29 @@ class BigWig(Reader):
             raise ValueError(f'{self.path.name} {name}:{lo}-{hi}: '
                              f'infinite value at {start + int(np.isinf(values).argmax())}')
         return values
+
+# %% ../nbs/02_signals.ipynb #c017i
+def intervals(
+    reader,    # `BigWig`, or any reader with `lengths` and `fetch`
+    chrom:str, # chromosome, `chrX` or `X`
+    start:int, # first base; 0-based, may lie before the chromosome
+    end:int,   # one past the last base, may lie beyond the chromosome
+)->np.ndarray: # start, end, value, ascending, without the bases that have none; float64 `(m, 3)`
+    "Read stretches of one value; a foreign name or an infinite value raises a `ValueError`."
+    name, lo, hi = reader.clip(chrom, start, end)
+    if type(reader) is BigWig and lo < hi:               # as they stand in the file
+        with reading(reader.path), _hushed(): found = reader.handle.intervals(name, lo, hi)
+        found = np.array(found or (), np.float64).reshape(-1, 3)
+        found[:, :2] = np.clip(found[:, :2], lo, hi)
+    else:
+        x = reader.fetch(name, lo, hi)
+        same = (x[1:] == x[:-1]) | np.isnan(x[1:]) & np.isnan(x[:-1])
+        at = np.flatnonzero(np.r_[len(x) > 0, ~same])
+        found = np.stack([lo + at, lo + np.r_[at[1:], len(x)][:len(at)], x[at]], 1)
+    if (bad := np.isinf(found[:, 2])).any():
+        raise ValueError(f'{reader.path.name} {name}:{lo}-{hi}: '
+                         f'infinite value at {int(found[bad.argmax(), 0])}')
+    return found[~np.isnan(found[:, 2])]
 
 def by_strand(
     paths, # one bigWig for both strands, or two: plus and minus; `ValueError` on more or none

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .sequence import find_chrom, reading
-from .signals import ROLES, TRANSFORMS, Track, open_track
+from .signals import KINDS, ROLES, TRANSFORMS, BigWig, Track, open_track
 
 # %% ../nbs/13c_survey.ipynb #sv06
 MARKS = pd.DataFrame([
@@ -123,13 +123,15 @@ class Survey:
                     genes_not_measured=sum(self.lacking.values()), note=self.note)
 
 def _extent(reader)->tuple: # bases with a value; the smallest and the largest value, 0 of none
-    "How much a bigWig holds, by its summaries; read through where these are no finite numbers."
-    with reading(reader.path):
-        size = reader.lengths
-        told = {c: [reader.handle.stats(c, type=k)[0] for k in ('coverage', 'sum', 'min', 'max')]
-                for c in size}              # the header's own may crash, and are whole numbers
-    told = {c: t for c, t in told.items() if t[0]}
-    if all(v is not None and np.isfinite(v) for t in told.values() for v in t):
+    "How much a track holds, by a bigWig's summaries; read through where these are not finite."
+    size, told = reader.lengths, dict.fromkeys(reader.lengths, [None])
+    if bigwig := type(reader) is BigWig:
+        with reading(reader.path):
+            told = {c: [reader.handle.stats(c, type=k)[0]
+                        for k in ('coverage', 'sum', 'min', 'max')]
+                    for c in size}          # the header's own may crash, and are whole numbers
+        told = {c: t for c, t in told.items() if t[0]}
+    if bigwig and all(v is not None and np.isfinite(v) for t in told.values() for v in t):
         return (sum(t[0] * size[c] for c, t in told.items()),
                 min((t[2] for t in told.values()), default=0.),
                 max((t[3] for t in told.values()), default=0.))
@@ -161,7 +163,8 @@ def survey_track(
     sample:int=2000,    # genes to look at, evenly spread over the table
 )->Survey:
     "Look at a track near the starts of genes; a negative signal without a transform gets asinh."
-    if track.kind == 'contact': return _survey_contacts(track, root, genes, lengths, how, sample)
+    if KINDS[track.kind].per == 'bin':
+        return _survey_contacts(track, root, genes, lengths, how, sample)
     reader = open_track(track, root)
     covered, low, high = _extent(reader)
     other, lacking = _places(reader.lengths, genes, lengths)
@@ -197,7 +200,7 @@ def _survey_contacts(track, root, genes, lengths, how, sample)->Survey:
     "Look at a contact map; more than one resolution without a choice is a `ValueError`."
     import cooler
     path = root/track.file
-    if path.is_file() and track.resolution is None:
+    if track.kind == 'contact' and path.is_file() and track.resolution is None:
         with reading(path):
             many = cooler.fileops.is_multires_file(str(path))
             sizes = sorted(int(g.rsplit('/', 1)[-1])

@@ -46,7 +46,8 @@ def _scores(published):
     "Lines of the card about its score."
     if not published: return ['It was saved without its data, so no score is stored.']
     out = [f'On {published["n"]} labelled test genes of `{published["fold"]}`, with 95 % intervals '
-           'over genes:', '', _row('prediction', *METRICS), '|' + '---|'*(1 + len(METRICS))]
+           'over blocks of neighbouring genes:', '', _row('prediction', *METRICS),
+           '|' + '---|'*(1 + len(METRICS))]
     for k, s in published['score'].items():
         out.append(_row(k, *(f'{x["value"]:.4f} ({x["low"]:.4f} to {x["high"]:.4f})'
                              if (x := s.get(m)) and None not in x.values() else ''
