@@ -303,7 +303,9 @@ def choose_tss(
     rule:str='canonical',  # one of `RULES`
     choice:dict|None=None, # gene -> transcript, with or without version; goes before the rule
     cage=(),               # bigWig of CAGE, or one a strand (plus, minus); goes before the rule too
-)->pd.DataFrame:           # gene_id symbol biotype chrom tss strand transcript_id why starts row
+# gene_id symbol biotype chrom tss strand transcript_id why, starts and places (how many different
+# starts and chromosomes its transcripts have), row (of `annotation.transcripts`)
+)->pd.DataFrame:
     "Choose one start a gene and say why; an unknown rule or choice is a `ValueError`."
     every = annotation.transcripts.reset_index(names='row')
     t = _order(every[every.tss >= 0], rule)

@@ -109,7 +109,7 @@ def to_dict(self:DatasetSpec)->dict: # the content of `dataset.json`
 @dataclass(frozen=True)
 class Batch:
     "Inputs and target of `n` genes."
-    seq:Tensor      # base codes, A C G T N = 0..4; `(n, l)` uint8
+    seq:Tensor      # base codes, A C G T N = 0..4, TSS at `l/2`, see `oriented`; `(n, l)` uint8
     # transformed, per base or mean of a bin; `(n, l/bin, s)` float32, or float16 until `to`
     signals:Tensor
     features:Tensor # transformed features per gene; `(n, r)` float32
@@ -627,7 +627,7 @@ def fingerprint(self:GeneStore)->str: # sha256
 
 @patch
 def oriented(self:GeneStore)->GeneStore: # the same arrays; another fingerprint
-    "A view that shows every gene in its own direction, 5' to 3' (ours, not the paper's)."
+    "A view of every gene in its own direction, 5' to 3'; a minus-strand TSS then is at `l/2 - 1`."
     view = copy.copy(self)
     view.is_oriented = True
     return view

@@ -211,8 +211,9 @@ def numbers(
     make=gene_features, # function of a specification that gives a row per gene
     **shown,            # its options, such as `sets` and `windows`
 )->pd.DataFrame:        # a row per gene of the store
-    "Numbers per gene, computed once and kept beside the store."
-    name = digest([store.fingerprint, make.__name__, shown])[:16]
+    "Numbers per gene, computed once by this very code and kept beside the store."
+    code = library_fingerprint()
+    name = digest([store.fingerprint, make.__name__, shown, code['features'], code['signals']])[:16]
     kept = store.path.parent/f'numbers-{name}.parquet'
     if not kept.exists():
         x = make(spec_of(store), **shown).loc[store.genes.gene_id]

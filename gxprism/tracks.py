@@ -170,7 +170,7 @@ def chrom_sizes(
     for i, row in enumerate(read_text(sizes).splitlines(), 1):
         name, n = (row.split('\t') + [''])[:2]
         if not name or not re.fullmatch('[1-9][0-9]{0,11}', n.strip()):
-            raise ValueError(f'{sizes}: row {i}: expected a name and a length, found {row!r:.60}')
+            raise ValueError(f'{sizes}: line {i}: expected a name and a length, found {row!r:.60}')
         out[name] = int(n)
     return out
 
