@@ -280,7 +280,8 @@ def _collect(o:Options, old:list, out:Path)->dict:
     features, scale = [], {}
     if annotation.pieces is not None and not o.no_mrna:
         mrna, scale, filled = mrna_features(mrna_parts(annotation, genes, genome))
-        log += [('gene', i, 'changed', f'{c} of a part it lacks, the mean of the others: {i}')
+        lacks = lambda c: 'is unknown' if 'LEN' in c else 'of a part it lacks'
+        log += [('gene', i, 'changed', f'{c} {lacks(c)}, the mean of the others: {i}')
                 for c, ids in filled.items() for i in ids]
         table, features = table.join(mrna, on='gene_id'), list(mrna)
     surveys = [survey_track(t, out, genes, genome.lengths, h)
