@@ -261,7 +261,7 @@ def _collect(o:Options, old:list, out:Path)->dict:
     log += [('gene', g.gene_id, 'left out', g.reason) for g in genes.itertuples() if g.reason]
     log += [('gene', g.gene_id, 'changed', f'on {g.places} chromosomes, {g.chrom} is taken')
             for g in genes.itertuples() if g.places > 1 and not g.reason]
-    log += [('gene', g.gene_id, 'changed', 'its start is its start codon: no line says more')
+    log += [('gene', g.gene_id, 'changed', 'its start is a start codon, no line says more')
             for g in genes.itertuples() if g.row in annotation.codons and not g.reason]
     log += [('row', *r) if r[1] == 'left out' else ('gene', *r) for r in rows]
     count = dict(annotated=len(genes) + len(annotation.left_out),
