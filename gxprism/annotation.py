@@ -187,6 +187,7 @@ def _torn(p:pd.DataFrame, spans:list)->set: # rows
     far = p.start - p.groupby('row').end.shift() > _FAR
     return set(p.row[far]) | {r for r, s in enumerate(spans) if s and s[2]}
 
+# %% ../nbs/13_annotation.ipynb #an37
 def _assemble(
     name:str,     # name of the file
     gff3:bool, lines:list, keys:dict, first:list, pieces:tuple, lone:dict, # of `_scan`

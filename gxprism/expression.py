@@ -46,6 +46,7 @@ def _measured(row:list)->bool:
 
 _BLANK = ('', 'na', 'nan', 'null', 'none', 'n/a', '#n/a', '<na>', '-', '.')
 
+# %% ../nbs/13b_expression.ipynb #ex30
 def _cut(name:str, n:int, line:str, sep:str)->list:
     try: return split_row(line.rstrip('\r\n'), sep == ',')
     except csv.Error as e: raise ValueError(f'{name}: line {n}: {e}') from None

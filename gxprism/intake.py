@@ -106,6 +106,7 @@ def read_aliases(path)->dict: # name in the annotation -> name in the FASTA
                 raise ValueError(f'row {i}: {r[0]} is {out[r[0]]} already, found {r[1]}')
     return out
 
+# %% ../nbs/13e_intake.ipynb #in43
 def keep_genes(
     genes:pd.DataFrame, # of `choose_tss`, every gene of the annotation
     aliases:dict,       # other names of chromosomes
