@@ -239,6 +239,18 @@ def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tup
         raise ValueError(f'{paths[0].name}: expected expression of at least 0, found {x.min():g}')
     return scaled(x, o.scale), how, log, assay
 
+# %% ../nbs/13e_intake.ipynb #in44
+def _account(annotation:Annotation, genes:pd.DataFrame, rows:list)->list:
+    "What was left out or changed, and why, as rows of intake.tsv."
+    log = [('gene', g, 'left out', why) for g, why in annotation.left_out]
+    log += [('gene', g.gene_id, 'left out', g.reason) for g in genes.itertuples() if g.reason]
+    log += [('gene', g.gene_id, 'changed', f'on {g.places} chromosomes, {g.chrom} is taken')
+            for g in genes.itertuples() if g.places > 1 and not g.reason]
+    log += [('gene', g.gene_id, 'changed', 'its start is a start codon, no line says more')
+            for g in genes.itertuples() if g.row in annotation.codons and not g.reason]
+    log += [('row', *r) if r[1] == 'left out' else ('gene', *r) for r in rows]
+    return log
+
 # %% ../nbs/13e_intake.ipynb #in21
 def _collect(o:Options, old:list, out:Path)->dict:
     "Do everything that `init` does, but write nothing."
@@ -258,13 +270,7 @@ def _collect(o:Options, old:list, out:Path)->dict:
                        [out/p for p in o.cage])
     genes = keep_genes(genes, aliases, genome.lengths, o)
     y, how, rows, assay = _target(o, out, annotation, genes)
-    log = [('gene', g, 'left out', why) for g, why in annotation.left_out]
-    log += [('gene', g.gene_id, 'left out', g.reason) for g in genes.itertuples() if g.reason]
-    log += [('gene', g.gene_id, 'changed', f'on {g.places} chromosomes, {g.chrom} is taken')
-            for g in genes.itertuples() if g.places > 1 and not g.reason]
-    log += [('gene', g.gene_id, 'changed', 'its start is a start codon, no line says more')
-            for g in genes.itertuples() if g.row in annotation.codons and not g.reason]
-    log += [('row', *r) if r[1] == 'left out' else ('gene', *r) for r in rows]
+    log = _account(annotation, genes, rows)
     count = dict(annotated=len(genes) + len(annotation.left_out),
                  kept=int((genes.reason == '').sum()))
     if annotation.merged: count['pieces_merged'] = annotation.merged
