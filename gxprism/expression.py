@@ -29,6 +29,11 @@ PROGRAMS = {  # program -> columns that tell it, column of identifiers, column o
     'featureCounts': (('Geneid', 'Chr', 'Start', 'End', 'Strand', 'Length'), 'Geneid', None)}
 _IDS = ('gene_id', 'geneid', 'gene', 'ensembl_gene_id', 'ensembl_id', 'ensid', 'id', 'name',
         'target_id', 'transcript_id', '')
+_SIZES = ('effectivelength', 'effective_length', 'eff_length', 'length')  # best first
+_CALLED = {'numreads': 'counts', 'est_counts': 'counts', 'expected_count': 'counts',
+           'counts': 'counts', 'count': 'counts', 'raw_counts': 'counts', 'read_count': 'counts',
+           'reads': 'counts', 'cpm': 'counts', 'fpkm': 'fpkm', 'rpkm': 'fpkm'} # column -> unit
+_OTHER = re.compile(r'(?<![a-z])(fpkm|rpkm|cpm|(?:num)?reads|counts?|cov(?:erage)?)(?![a-z])', re.I)
 _SYMBOLS = ('gene_name', 'gene name', 'symbol', 'gene_symbol', 'description', 'hgnc_symbol')
 
 def _number(text:str)->bool:
@@ -39,8 +44,9 @@ def _measured(row:list)->bool:
     "Whether a row has a number after its first field, which the names of columns seldom are."
     return any(_number(w) and w.strip().lower() not in _BLANK for w in row[1:])
 
-_BLANK = ('', 'na', 'nan')
+_BLANK = ('', 'na', 'nan', 'null', 'none', 'n/a', '#n/a', '<na>', '-', '.')
 
+# %% ../nbs/13b_expression.ipynb #ex30
 def _cut(name:str, n:int, line:str, sep:str)->list:
     try: return split_row(line.rstrip('\r\n'), sep == ',')
     except csv.Error as e: raise ValueError(f'{name}: line {n}: {e}') from None
@@ -49,11 +55,23 @@ def _header(path:Path)->tuple: # names of columns, lines above the first row, se
     "Find the header of a table, and how many lines come before its rows."
     with open_text(path) as f:
         lines = [line.rstrip('\r\n') for _, line in zip(range(60), f)]
-    gct = bool(lines) and lines[0].startswith('#1.')
+        gct, about = 0, 0                       # columns before the samples, rows about samples
+        if lines and lines[0].startswith('#1.'):
+            size = lines[1].split() if len(lines) > 1 else []
+            if len(size) != (4 if lines[0].startswith('#1.3') else 2) or not all(
+                    map(str.isdecimal, size)):
+                raise ValueError(f'{path.name}: line 2: expected the numbers of rows and columns '
+                                 f'of a GCT, found {" ".join(size)[:60]!r}')
+            gct, about = (1 + int(size[2]), int(size[3])) if len(size) == 4 else (2, 0)
+            lines += [line.rstrip('\r\n') for _, line in zip(range(about), f)]
     skip = 2 if gct else next((i for i, r in enumerate(lines) if r.strip() and r[0] != '#'), 0)
     if len(lines) < skip + 2 or not lines[skip].strip():
         raise ValueError(f'{path.name}: expected a table, found {len(lines)} lines')
     sep = '\t' if '\t' in lines[skip] else ','
+    cuts = {r.count(';') for r in lines[skip:] if r.strip()}
+    if sep == ',' and lines[skip].count(';') and (',' not in lines[skip] or len(cuts) == 1):
+        raise ValueError(f'{path.name}: line {skip + 1}: expected columns separated by tabs or '
+                         f'commas, and decimal points, found semicolons: {lines[skip + 1][:60]!r}')
     head, *rows = [_cut(path.name, n, r, sep) for n, r in enumerate(lines[skip:], skip + 1)
                    if r.strip()]
     above = lines[skip - 1][1:].strip(' ').split(sep) if skip and not gct else []
@@ -61,7 +79,8 @@ def _header(path:Path)->tuple: # names of columns, lines above the first row, se
     data = lambda row: _measured(row) and not named(row)
     if len(above) == len(head) > 1 and data(head) and not data(above):
         head, rows, skip = above, [head, *rows], skip - 1            # its own names behind a '#'
-    skip, more = skip + 1, [r for r in rows if len(r) == len(head) + 1]
+    skip, rows = skip + 1 + about, rows[about:]
+    more = [r for r in rows if len(r) == len(head) + 1]
     if rows and len(rows[0]) == len(head) + 1 and any(r[-1] for r in more):
         head = ['', *head]                                           # as R writes row names
     elif not head[-1] and all(len(r) < len(head) or not r[-1] for r in rows): head.pop()
@@ -98,14 +117,19 @@ class Expression:
     unit:str             # 'tpm', 'counts', 'fpkm', one of `LOGS`, or '' while nobody said
     rows:pd.DataFrame    # id, value, symbol, length; index: line of the file
 
-def _choose_column(name, head, rows, column, program)->tuple:
+def _choose_column(name, head, rows, column, program, gct)->tuple:
     "Columns of identifiers and of values; a `ValueError` asks where there is a choice."
     known = PROGRAMS.get(program)
     low = [h.lower() for h in head]
     at = head.index(known[1]) if known else next((low.index(c) for c in _IDS if c in low), 0)
-    taken = (set(known[0]) if known else set()) | {'Description'}
-    free = [h for i, h in enumerate(head) if i != at and h not in taken and rows
-            and all(_number(r[i]) for r in rows if len(r) == len(head))]
+    taken = (set(known[0]) if known else set()) | {'Description'} | set(head[1:gct])
+    # one without a name numbers the rows; one bad cell makes no column of text
+    share = {h: np.mean([_number(r[i]) for r in rows if len(r) == len(head)] or [0])
+             for i, h in enumerate(head) if i != at and h not in taken
+             and not re.fullmatch(r'(Unnamed: \d+)?', h)}
+    full = {h for h in share if any(_measured(['', r[head.index(h)]]) for r in rows
+                                    if len(r) == len(head))}
+    free = [h for h, s in share.items() if s > .5 and h in (full or share)]
     if column is not None and column not in head:
         raise ValueError(f'{name}: --column: no column {column!r}; '
                          f'there are {", ".join(head)[:200]}')
@@ -131,10 +155,10 @@ def read_expression(
                    'GCT' if gct else 'plain')
     if (twice := [h for h in head if h and head.count(h) > 1]):
         raise ValueError(f'{path.name}: line {skip}: column {twice[0]!r} stands more than once')
-    at, where = _choose_column(path.name, head, rows, column, program)
+    at, where = _choose_column(path.name, head, rows, column, program, gct)
     low = [h.lower() for h in head]
     extra = {'symbol': next((low.index(s) for s in _SYMBOLS if s in low), None),
-             'length': low.index('length') if 'length' in low else None}
+             'length': next((low.index(s) for s in _SIZES if s in low), None)}
     use = {'id': at, 'value': where}
     use |= {k: i for k, i in extra.items() if i not in (None, at, where)}
     t = pd.DataFrame(_rows(path, skip, sep, len(head), list(use.values())),
@@ -146,26 +170,28 @@ def read_expression(
 LOGS = tuple(s for s in SCALES if s != 'none')
 UNITS = ('tpm', 'fpkm', 'counts', *LOGS)
 
-def _ask(name, column, x, unit):
+def _ask(name, column, x, unit, called=None):
     "Say what the numbers look like, and which option answers; None when they look like TPM."
     top, total = float(x.max()), float(x.sum())
     shown = f'{name}: column {column!r} holds'
     if x.min() < 0 or (len(x) >= 50 and top <= 25):
         return (f'{shown} values from {x.min():g} to {top:g}: already logarithms? '
-                f'say which with --unit: {", ".join(LOGS)}')
-    if unit == 'tpm' or (unit is None and 4e5 < total < 1.3e6
-                         and not (x % 1 == 0).all()): return None
+                f'say which with --unit: {", ".join(LOGS)}'
+                + f'; or --unit {called}'*bool(called))
+    other = ''.join(_OTHER.findall(column.replace('_', ' '))[:1])
+    if unit == 'tpm' or called or (unit is None and 4e5 < total < 1.3e6 and not other
+                                   and not (x % 1 == 0).all()): return None
     if (x % 1 == 0).all() and top > 1: return (
         f'{shown} whole numbers up to {top:,.0f}: raw counts? say --unit counts, and TPM are '
         'computed with the lengths of the exons; or --unit tpm if they are TPM')
-    return (f'{shown} values with a sum of {total:,.0f}; those of TPM sum to a million. '
-            'Say --unit tpm, fpkm or counts')
+    return (f'{shown} values with a sum of {total:,.0f}; those of TPM sum to a million'
+            + f', but its name says {other}'*bool(other) + '. Say --unit tpm, fpkm or counts')
 
 def _checked(name, program, column, t, unit)->Expression:
     "Turn text into numbers, and settle the unit."
     if unit not in (None, *UNITS):
         raise ValueError(f"--unit: expected one of {', '.join(UNITS)}, found {unit!r}")
-    blank = t.value.str.strip().str.lower().isin(['', 'na', 'nan', 'null'])
+    blank = t.value.str.strip().str.lower().isin(_BLANK)
     x = pd.to_numeric(t.value.where(~blank), errors='coerce')
     wrong = ~blank & ~np.isfinite(x)
     for bad, what, c in ((wrong, f'a number in column {column!r}', 'value'),
@@ -173,17 +199,26 @@ def _checked(name, program, column, t, unit)->Expression:
         if bad.any(): raise ValueError(f'{name}: line {bad.idxmax()}: expected {what}, found '
                                        f'{t[c][bad.idxmax()]!r} ({int(bad.sum())} such)')
     if not x.notna().any(): raise ValueError(f'{name}: column {column!r} holds no number at all')
-    told = 'tpm' if column.lower() == 'tpm' and program in PROGRAMS else None
+    called = _CALLED.get(column.lower())
+    told = called if program in PROGRAMS and column.lower() != 'tpm' else (
+        'tpm' if program in PROGRAMS else None)
     if program == 'featureCounts': told = 'counts'
+    if unit and (told or called) not in (None, unit):
+        warnings.warn(f'{name}: column {column!r} is called {told or called}, and taken for {unit}'
+                      ' as --unit says')
     if (unit or told) in ('counts', 'fpkm') and not (x > 0).any():       # TPM: nothing over nothing
         raise ValueError(f'{name}: column {column!r}: expected a value above 0, found none')
-    if told and x.min() < 0: raise ValueError(f'{name}: line {x.idxmin()}: expected {told} of at '
-                                              f'least 0, found {x.min():g}')
+    if x.min() < 0 and (told or unit not in (None, 'tpm')):
+        at = x.idxmin()
+        raise ValueError(f'{name}: line {at}: expected {unit or told} of at least 0 in column '
+                         f'{column!r}, found {t.value[at].strip()} ({t.id[at].strip()})')
     if not (told or unit) or (unit == 'tpm' and x.min() < 0):
-        if (question := _ask(name, column, x.dropna(), unit)): raise ValueError(question)
+        if (question := _ask(name, column, x.dropna(), unit, called)): raise ValueError(question)
+        told = called
     t = t.assign(value=x, id=t.id.str.strip())
     size = pd.to_numeric(t['length'], errors='coerce') if 'length' in t else np.nan
-    wrong = 'length' in t and (unit or told) == 'counts' and ~((size > 0) & (size < np.inf))
+    wrong = ('length' in t and (unit or told) == 'counts'
+             and ~((size > 0) & (size < np.inf)) & ~((size == 0) & (x == 0)))
     if np.any(wrong):
         bad = t[wrong]
         raise ValueError(f'{name}: line {bad.index[0]}: expected a length above 0, found '
@@ -207,7 +242,7 @@ def exon_lengths(
 
 def _tpm(x:pd.Series, length:pd.Series)->pd.Series:
     "Reads per base of each gene, scaled to a sum of a million."
-    rate = x / length
+    rate = (x / length).where(x != 0, 0.)                # nothing over nothing is nothing
     return rate / rate.sum() * 1e6
 
 def linear(
@@ -315,9 +350,10 @@ def gene_values(
                                                        f'and {annotation.name} has no exons')
         x = _tpm(x, exon_lengths(annotation).reindex(x.index))
     if e.unit == 'fpkm': x = x / x.sum() * 1e6
+    blank = dict(blank=n) if (n := int(e.rows.value.isna().sum())) else {}
     out = pd.Series(x.reindex(genes.gene_id).to_numpy(float), genes.gene_id)
     return out, how | dict(unmatched=how['rows'] - how['matched'],
-                           labelled=int(out.notna().sum())), log
+                           labelled=int(out.notna().sum())) | blank, log
 
 def _doubt(e):
     "Warn where undone logarithms do not sum as TPM do; of fewer than 50 rows nothing is known."

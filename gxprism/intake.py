@@ -20,7 +20,7 @@ from .signals import Track, check_keys, read_json
 from .genes import Feature, GeneTableSpec, Target
 from .store import DatasetSpec
 from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
-                                read_transcripts)
+                                read_transcripts, spelled)
 from .expression import gene_values, read_expression, scaled, signal_at_starts
 from .survey import (assembly_faults, known_assembly, make_folds, parse_track, recorded,
                             survey_track)
@@ -80,9 +80,19 @@ def add_arguments(
     return parser
 
 # %% ../nbs/13e_intake.ipynb #in09
-_SCAFFOLD = re.compile(r'(_alt|_random|_fix|_hap\w*)$|^(chr)?Un|'
-                       r'^(GL|KI|KZ|KN|KQ|KV|ML|MU|JH|AC|AABR|CHR_|NT_|NW_|scaffold)')
-_MITO = {'M', 'MT', 'Mito', 'Mt'}
+_ODD = {why: re.compile(p, re.I) for why, p in {  # what is no chromosome, by its name
+    'on a scaffold': r'(_alt|_random|_fix|_patch|_hap\w*|Het|Uextra)$|^(chr|group|LG)?_?Un|_CTG\d|'
+        r'scaffold|contig|unloc|unplaced|unanchored|(^|_)(tig|[a-z]?tg)_?\d|^HSCHR|^CHR_|^NODE_\d|'
+        r'^(GL|KI|KZ|KN|KQ|KV|ML|MU|JH|AC|AABR)\d|^NW_|^NT_(?!03377[789]|037436)|'
+        r'^([A-Z]{4}|[A-Z]{6})\d{8,}(\.\d+)?$',
+    'in the mitochondrion': r'^(chr_?)?(M|MT)$|^(chr_?)?mt_?DNA$|mito|_MIT_|'
+        r'^NC_(012920|005089|001665|024511|001328|001224|002333)\.',   # of the commonest species
+    'in the plastid': r'^(chr_?)?(Pt|Pltd|cp)$|^chrC$|plastid|chloroplast|apicoplast|_API_',
+    'on a virus or decoy': r'^(chr)?EBV$|^NC_007605|^hs37d5$|_decoy$|^HLA-|^ERCC-|phi-?x'}.items()}
+
+def _odd(*names)->str: # '' of a chromosome
+    "Why a place with these names is no chromosome."
+    return next((w for w, p in _ODD.items() for name in names if name and p.search(name)), '')
 
 def read_aliases(path)->dict: # name in the annotation -> name in the FASTA
     "Read two columns of names of chromosomes."
@@ -96,6 +106,7 @@ def read_aliases(path)->dict: # name in the annotation -> name in the FASTA
                 raise ValueError(f'line {i}: {r[0]} is {out[r[0]]} already, found {r[1]}')
     return out
 
+# %% ../nbs/13e_intake.ipynb #in43
 def keep_genes(
     genes:pd.DataFrame, # of `choose_tss`, every gene of the annotation
     aliases:dict,       # other names of chromosomes
@@ -103,32 +114,35 @@ def keep_genes(
     o:Options,
 )->pd.DataFrame:        # the same rows; spelled: chromosome of the FASTA; reason: '' if kept
     "Decide for every gene whether it is kept, and why not."
-    where = {c: find_chrom(aliases.get(c, c), lengths) for c in genes.chrom.unique()}
+    where = {c: spelled(c, aliases, lengths) for c in genes.chrom.unique()}
     if not any(where.values()):
         here, there = (', '.join(list(x)[:4]) for x in (where, lengths))
         raise ValueError(f'no chromosome of the annotation is in the FASTA: {here} and {there}; '
                          '--aliases FILE can join them')
-    spelled = genes.chrom.map(where)
+    there = genes.chrom.map(where)
     kinds = genes.biotype.replace('', np.nan).notna().any() and 'all' not in o.biotype
+    if kinds and not genes.biotype.isin(o.biotype).any(): raise ValueError(
+        f'--biotype: no gene is of the kind {" or ".join(o.biotype)}; there are '
+        f'{", ".join(genes.biotype.replace("", "none").value_counts().index[:6])}')
     wanted = {find_chrom(c, lengths) for c in o.chromosomes}
     if None in wanted:
         raise ValueError(f'--chromosomes: not all of {", ".join(o.chromosomes)} are in the FASTA')
-    odd = {c: 'on a scaffold' for c in where
-           if _SCAFFOLD.search(c) or _SCAFFOLD.search(where[c] or '')}
-    odd |= {c: 'in the mitochondrion' for c in where
-            if {aliases.get(c, c).removeprefix('chr'),
-                (where[c] or '').removeprefix('chr')} & _MITO}
+    # an accession counts for what it is said to be
+    odd = {c: w for c in where if (w := _odd(aliases.get(c, c), *{where[c]} - {c}))}
+    end = there.map(lengths).astype(float)
+    past = genes.tss >= end
+    across = past & (genes.get('start', genes.tss) < end)   # as over the origin of a circle
+    left = past & o.force | across & (across.sum() <= max(3, len(genes) / 100))
     out = pd.Series('', genes.index)
     kind, chrom = genes.biotype.replace('', 'none'), genes.chrom
     tests = [(kinds & ~genes.biotype.isin(o.biotype), 'kind of gene: ' + kind),
              (genes.gene_id.str.endswith('_PAR_Y'), 'the copy on Y of a gene on X'),
-             (spelled.isna(), 'its chromosome is not in the FASTA: ' + chrom),
-             (genes.tss.ge(spelled.map(lengths).astype(float)) & o.force,
-              'start beyond its chromosome: ' + chrom)]
-    if wanted: tests.append((~spelled.isin(wanted), 'not one of --chromosomes: ' + chrom))
+             (there.isna(), 'its chromosome is not in the FASTA: ' + chrom),
+             (left, 'start beyond its chromosome: ' + chrom)]
+    if wanted: tests.append((~there.isin(wanted), 'not one of --chromosomes: ' + chrom))
     else: tests.append((chrom.isin(odd), chrom.map(odd).fillna('') + ': ' + chrom))
     for holds, why in tests: out = out.mask((out == '') & holds, why)
-    return genes.assign(spelled=spelled, reason=out)
+    return genes.assign(spelled=there, reason=out)
 
 # %% ../nbs/13e_intake.ipynb #in19
 _FILES = ('fasta', 'gtf', 'expression', 'transcripts', 'cage', 'aliases', 'track', 'contacts')
@@ -225,6 +239,18 @@ def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tup
         raise ValueError(f'{paths[0].name}: expected expression of at least 0, found {x.min():g}')
     return scaled(x, o.scale), how, log, assay
 
+# %% ../nbs/13e_intake.ipynb #in44
+def _account(annotation:Annotation, genes:pd.DataFrame, rows:list)->list:
+    "What was left out or changed, and why, as rows of intake.tsv."
+    log = [('gene', g, 'left out', why) for g, why in annotation.left_out]
+    log += [('gene', g.gene_id, 'left out', g.reason) for g in genes.itertuples() if g.reason]
+    log += [('gene', g.gene_id, 'changed', f'on {g.places} chromosomes, {g.chrom} is taken')
+            for g in genes.itertuples() if g.places > 1 and not g.reason]
+    log += [('gene', g.gene_id, 'changed', 'its start is a start codon, no line says more')
+            for g in genes.itertuples() if g.row in annotation.codons and not g.reason]
+    log += [('row', *r) if r[1] == 'left out' else ('gene', *r) for r in rows]
+    return log
+
 # %% ../nbs/13e_intake.ipynb #in21
 def _collect(o:Options, old:list, out:Path)->dict:
     "Do everything that `init` does, but write nothing."
@@ -235,32 +261,34 @@ def _collect(o:Options, old:list, out:Path)->dict:
     _need_one_or_two('cage', o.cage)
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
-    aliases = annotation.aliases | (read_aliases(out/o.aliases) if o.aliases else {})
-    annotation = replace(annotation, aliases=aliases)
+    said = read_aliases(out/o.aliases) if o.aliases else {}
+    annotation = replace(annotation, aliases=annotation.aliases | said)
+    aliases = {c: a for c, a in annotation.aliases.items()     # a name that stands goes first
+               if c in said or a == 'MT' or c not in genome.lengths}
     genes = choose_tss(annotation, o.tss_rule,
                        read_choice(out/o.transcripts) if o.transcripts else None,
                        [out/p for p in o.cage])
     genes = keep_genes(genes, aliases, genome.lengths, o)
     y, how, rows, assay = _target(o, out, annotation, genes)
-    log = [('gene', g, 'left out', why) for g, why in annotation.left_out]
-    log += [('gene', g.gene_id, 'left out', g.reason) for g in genes.itertuples() if g.reason]
-    log += [('gene', g.gene_id, 'changed', f'on {g.places} chromosomes, {g.chrom} is taken')
-            for g in genes.itertuples() if g.places > 1 and not g.reason]
-    log += [('row', *r) if r[1] == 'left out' else ('gene', *r) for r in rows]
+    log = _account(annotation, genes, rows)
     count = dict(annotated=len(genes) + len(annotation.left_out),
                  kept=int((genes.reason == '').sum()))
     if annotation.merged: count['pieces_merged'] = annotation.merged
     genes = genes.assign(chrom=genes.spelled)[genes.reason == ''].reset_index(drop=True)
     if y is not None: how['labelled'] = int(y.reindex(genes.gene_id).notna().sum())
     if not len(genes):
-        raise ValueError(f'{annotation.name}: none of {len(log)} genes is left: {log[0][-1]}')
+        why = pd.Series([r[-1] for r in log if r[0] == 'gene' and r[2] == 'left out'])
+        why = '; '.join(f'{w} ({n})' for w, n in why.value_counts().head(3).items())
+        raise ValueError(f'{annotation.name}: none of {count["annotated"]} genes is left: {why}; '
+                         'see --biotype and --chromosomes')
     table = genes[['gene_id', 'symbol', 'chrom', 'tss', 'strand', 'biotype', 'transcript_id',
                    'starts']].assign(tss_rule=genes.why)
     if y is not None: table['expression'] = y.reindex(genes.gene_id).to_numpy()
     features, scale = [], {}
     if annotation.pieces is not None and not o.no_mrna:
         mrna, scale, filled = mrna_features(mrna_parts(annotation, genes, genome))
-        log += [('gene', i, 'changed', f'{c} of a part it lacks, the mean of the others: {i}')
+        lacks = lambda c: 'is unknown' if 'LEN' in c else 'of a part it lacks'
+        log += [('gene', i, 'changed', f'{c} {lacks(c)}, the mean of the others: {i}')
                 for c, ids in filled.items() for i in ids]
         table, features = table.join(mrna, on='gene_id'), list(mrna)
     surveys = [survey_track(t, out, genes, genome.lengths, h)

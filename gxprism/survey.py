@@ -68,6 +68,10 @@ def parse_track(
         head, _, tail = file.rpartition(':')
         key = ('role' if tail in ROLES else 'transform' if tail in TRANSFORMS else
                'resolution' if kind == 'contact' and tail.isdigit() else None)
+        if key is None and re.fullmatch(r'\w+', tail) and re.search(r'\.\w+$', head):
+            raise ValueError(f'{option} {name}: expected after the colon a role '
+                             f'({", ".join(ROLES)}) or a transform ({", ".join(TRANSFORMS)})'
+                             + ', or bases a bin'*(kind == 'contact') + f', found {tail!r}')
         if key is None: break
         file, said[key] = head, int(tail) if key == 'resolution' else tail
     idea = propose(name) or propose(Path(file).name) or {}
