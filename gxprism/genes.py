@@ -134,7 +134,7 @@ def _read_text(
     path:Path, # .tsv, .txt or .csv file, also .gz
 )->tuple: # header, rows of text, line of each row, faults: lists of str, list of str, int, str
     "Read a delimited text file as text, with the line number of every row."
-    text = re.split('\r\n|\n|\r', read_text(path, MOST))
+    text = re.split('\r\n|\n|\r', read_text(path, MOST, wide=False))
     while text and not text[-1]: text.pop()
     comma = path.name.removesuffix('.gz').endswith('.csv')
     header, rows, lines, bad = None, [], [], []

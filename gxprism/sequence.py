@@ -140,13 +140,14 @@ def reading(
 def read_text(
     path:str|Path,      # text file, plain or gzip, or a pipe
     most:int=1<<28,     # largest size in bytes, unpacked
+    wide:bool=True,     # whether UTF-16 will do, too
 )->str:                 # its text; `ValueError` names the file and line of another encoding
     "Read text in UTF-8, or in UTF-16 that says so; a byte-order mark is no part of it."
     with reading(path, most, pipe=True):
         raw = Path(path).read_bytes()
         if raw[:2] == b'\x1f\x8b': raw = gzip.open(io.BytesIO(raw)).read(most + 1)
         if len(raw) > most: raise ValueError(f'expected at most {most:,} bytes of text')
-        wide = raw[:2] in (b'\xff\xfe', b'\xfe\xff')
+        wide = wide and raw[:2] in (b'\xff\xfe', b'\xfe\xff')
         try: return raw.decode('utf-16' if wide else 'utf-8-sig')
         except UnicodeDecodeError as e:
             n = raw[:e.start].count(b'\n') + 1
