@@ -140,7 +140,7 @@ def keep_genes(
              (there.isna(), 'its chromosome is not in the FASTA: ' + chrom),
              (left, 'start beyond its chromosome: ' + chrom)]
     if wanted: tests.append((~there.isin(wanted), 'not one of --chromosomes: ' + chrom))
-    else: tests.append((chrom.isin(odd), chrom.map(odd).fillna('') + ': ' + chrom))
+    else: tests.append((chrom.isin(odd), chrom.map(odd).astype(object).fillna('') + ': ' + chrom))
     for holds, why in tests: out = out.mask((out == '') & holds, why)
     return genes.assign(spelled=there, reason=out)
 
