@@ -251,6 +251,12 @@ def _account(annotation:Annotation, genes:pd.DataFrame, rows:list)->list:
     log += [('row', *r) if r[1] == 'left out' else ('gene', *r) for r in rows]
     return log
 
+def _none_left(name:str, many:int, log:list)->str:
+    "Why no gene was kept, the commonest reasons first."
+    why = pd.Series([r[-1] for r in log if r[0] == 'gene' and r[2] == 'left out'])
+    why = '; '.join(f'{w} ({n})' for w, n in why.value_counts().head(3).items())
+    return f'{name}: none of {many} genes is left: {why}; see --biotype and --chromosomes'
+
 # %% ../nbs/13e_intake.ipynb #in21
 def _collect(o:Options, old:list, out:Path)->dict:
     "Do everything that `init` does, but write nothing."
@@ -276,11 +282,7 @@ def _collect(o:Options, old:list, out:Path)->dict:
     if annotation.merged: count['pieces_merged'] = annotation.merged
     genes = genes.assign(chrom=genes.spelled)[genes.reason == ''].reset_index(drop=True)
     if y is not None: how['labelled'] = int(y.reindex(genes.gene_id).notna().sum())
-    if not len(genes):
-        why = pd.Series([r[-1] for r in log if r[0] == 'gene' and r[2] == 'left out'])
-        why = '; '.join(f'{w} ({n})' for w, n in why.value_counts().head(3).items())
-        raise ValueError(f'{annotation.name}: none of {count["annotated"]} genes is left: {why}; '
-                         'see --biotype and --chromosomes')
+    if not len(genes): raise ValueError(_none_left(annotation.name, count['annotated'], log))
     table = genes[['gene_id', 'symbol', 'chrom', 'tss', 'strand', 'biotype', 'transcript_id',
                    'starts']].assign(tss_rule=genes.why)
     if y is not None: table['expression'] = y.reindex(genes.gene_id).to_numpy()
