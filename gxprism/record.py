@@ -308,8 +308,7 @@ class Results:
         library = digest(p['library'])[:12]
         m, s = divmod(round(p['seconds'] or 0), 60)
         first = f'{p["size"].upper()} {p["kind"]} · {p["experiment"]} · run {p["run"]}'
-        lines = dict(note=p['moved']) if 'moved' in p else {}
-        lines |= dict(
+        lines = dict(
             device=f'{p["device"]}; CUDA: {p["cuda"]}',
             software=f'python {p["python"]}, torch {p["torch"]}, gxprism {p["gxprism"]}',
             code=f'commit {p["commit"]}, source {p["source"]} of {p["notebook"] or "no notebook"}, '

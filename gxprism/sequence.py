@@ -114,10 +114,12 @@ def reading(
     most:int|None=None, # largest size in bytes that makes sense; None: any
     folder:bool=False,  # whether a folder will do, too
     pipe:bool=False,    # whether a pipe will do, too
+    opened:bool=False,  # it is open already, and the disk need not be asked about it
 ):
     "Turn what a reader of `path` raises into one line: `FileNotFoundError`, or `ValueError`."
-    path = Path(path)
+    path = path if isinstance(path, Path) else Path(path)
     try:
+        if opened: yield; return
         info = path.stat()
         if not (stat.S_ISREG(info.st_mode) or folder and path.is_dir()
                 or pipe and stat.S_ISFIFO(info.st_mode)):
@@ -529,7 +531,7 @@ class Genome(Reader):
         codes = np.full(end - start, UNKNOWN, dtype=np.uint8)
         for a in range(lo, hi, 2**20):                       # pyfaidx is slow on very long pieces
             b = min(a + 2**20, hi)
-            with reading(self.path): letters = self.handle[name][a:b]
+            with reading(self.path, opened=True): letters = self.handle[name][a:b]
             try: codes[a - start:b - start] = encode(letters)
             except ValueError as e: raise ValueError(f'{self.path.name} {name}:{a}-{b}: {e}') from e
         return codes

@@ -12,6 +12,7 @@ import json, math, os, struct
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -160,10 +161,11 @@ def _hushed():
     try: kept = os.dup(2)
     except OSError: kept = None                       # there is no terminal
     if kept is None: yield; return
-    try:
-        with open(os.devnull, 'wb') as nowhere: os.dup2(nowhere.fileno(), 2)
-        yield
+    try: os.dup2(_nowhere(), 2); yield
     finally: os.dup2(kept, 2); os.close(kept)
+
+@cache
+def _nowhere(): return os.open(os.devnull, os.O_WRONLY)
 
 def _check_bigwig(path):
     "Walk header, chromosomes and index of a bigWig; `ValueError` if an address leaves the file."
@@ -232,7 +234,7 @@ class BigWig(Reader):
         inside = slice(lo - start, hi - start) if lo < hi else slice(0, 0)
         values[:inside.start], values[inside.stop:] = np.nan, np.nan
         if lo < hi:
-            with reading(self.path), _hushed():
+            with reading(self.path, opened=True), _hushed():
                 values[inside] = self.handle.values(name, lo, hi, numpy=True)
         if np.count_nonzero(np.isinf(values)): # quicker than `any`
             raise ValueError(f'{self.path.name} {name}:{lo}-{hi}: '
