@@ -301,19 +301,19 @@ def _table(path:Path, tss_base)->pd.DataFrame:
                                       'strand', 'tss'])
 
 # %% ../nbs/13_annotation.ipynb #an13
-def _own(gff3:bool, lines:list)->tuple: # keys, first, pieces as of `_scan`; () without any
-    "Each transcript as one piece, from its own line."
+def _own(gff3:bool, lines:list)->tuple: # whose lines; keys, first, pieces as of `_scan`
+    "Each transcript as one piece, from its own line; where none has one, each gene."
     keys, first, pieces = {}, [], ([], [], [], [])
-    for kind, chrom, t, a, b, strand in lines:
-        if kind != 'transcript' and not kind.endswith('RNA'): continue
-        who = ('' if gff3 else _attribute(t, 'gene_id'),
-               _attribute(t, 'ID' if gff3 else 'transcript_id'), chrom)
+    rna = [x for x in lines if x[0] == 'transcript' or x[0].endswith('RNA')]
+    own = 'ID' if gff3 else 'transcript_id' if rna else 'gene_id'
+    for kind, chrom, t, a, b, strand in rna or [x for x in lines if x[0].endswith('gene')]:
+        who = '' if gff3 else _attribute(t, 'gene_id'), _attribute(t, own), chrom
         if not who[1] or not (gff3 or who[0]): continue
         r = keys.setdefault(who, len(first))
         if r == len(first): first.append([strand, t])
         elif first[r][0] != strand: first[r][0] = '?'
         for values, v in zip(pieces, (r, 0, a, b)): values.append(v)
-    return (keys, first, pieces) if keys else ()
+    return 'transcripts' if rna else 'genes', keys, first, pieces
 
 def read_transcripts(
     path:str|Path,   # GTF, GFF3, BED of six columns, or a table with gene_id, chrom, tss, strand
@@ -330,10 +330,12 @@ def read_transcripts(
         except (EOFError, OSError, zlib.error) as e:
             raise ValueError(f'{path.name}: cannot be read to its end: {e}') from None
         if rest[0]: return _assemble(path.name, gff3, lines, *rest)
-        if (own := _own(gff3, lines)):                     # transcripts, but nothing about exons
-            warnings.warn(f'{path.name}: no exons and no CDS: starts by the lines of transcripts, '
-                          'and no numbers about mRNAs')
-            a = _assemble(path.name, gff3, lines, *own, {})
+        whose, keys, *own = _own(gff3, lines)
+        if keys:                                           # nothing about exons
+            warnings.warn(f'{path.name}: no exons and no CDS: starts by the lines of {whose}'
+                          + ', the furthest upstream of each'*(whose == 'genes')
+                          + ', and no numbers about mRNAs')
+            a = _assemble(path.name, gff3, lines, keys, *own, {})
             return replace(a, pieces=None, transcripts=a.transcripts.assign(length=0))
         kinds = ', '.join(sorted({k for k, *_ in lines})[:6])
         raise ValueError(f'{path.name}: expected exons of transcripts, found none (but {kinds})')
