@@ -193,7 +193,7 @@ def _sections(spec, here, total, surveys, log)->dict:
         t = pd.read_csv(log, sep='\t', dtype=str, keep_default_na=False)
         t['reason'] = t.reason.str.replace(r': .*', '', regex=True)
         number = t.groupby(['what', 'action', 'reason'], sort=False).size()
-        out['Left out or changed (intake.tsv)'] = number.reset_index(name='number')
+        if len(t): out['Left out or changed (intake.tsv)'] = number.reset_index(name='number')
     rows = [(t, here[t.column].dropna()) for t in spec.genes.targets]
     if rows: out['Targets'] = pd.DataFrame([dict(
         target=t.column, scale=t.scale, labelled=len(y), blank=len(here) - len(y),

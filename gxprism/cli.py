@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'ORDER', 'settings', 'write_table', 'model_names', 'parser', 'main']
 
 # %% ../nbs/39_cli.ipynb #c003
-import argparse, ast, json, os, re, sys, tempfile
+import argparse, ast, json, os, re, sys, tempfile, warnings
 from pathlib import Path
 
 import gxprism
@@ -580,6 +580,8 @@ def main(
                      GOMP_SPINCOUNT='0').items(): os.environ.setdefault(k, v)
     said = lambda text: print(f'gxprism {argv[0]}: ' + '; '.join(text.strip().splitlines()),
                               file=sys.stderr)
+    plain, warnings.showwarning = warnings.showwarning, lambda text, kind, *where, **kw: (
+        said(f'warning: {text}') if kind is UserWarning else plain(text, kind, *where, **kw))
     try:
         top = parser(*argv[:1])                # that of init loads what init needs
         a = top.parse_args(argv)
@@ -607,6 +609,7 @@ def main(
         traceback.print_exc()
         said('this is a defect of gxprism; please report the lines above, with the command')
         return 1
+    finally: warnings.showwarning = plain
     return 0
 
 # %% ../nbs/39_cli.ipynb #mn01

@@ -229,6 +229,9 @@ def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tup
         _need_one_or_two('expression', paths)
         x = signal_at_starts(paths, genes.assign(chrom=genes.spelled.fillna(genes.chrom)))
         how = dict(by='sum within 192 bases of the start', labelled=int(x.notna().sum()))
+        if not how['labelled']:
+            raise ValueError(f'{paths[0].name}: has none of the chromosomes of the genes ('
+                             f'{", ".join(list(dict.fromkeys(genes.chrom))[:4])})')
         log, assay = [], 'signal'
     else:
         if len(paths) > 1: raise ValueError(f'--expression: expected one table, found {len(paths)}')

@@ -416,7 +416,8 @@ def _balance(columns, wanted):
         raise ValueError(f"balance: no weights {wanted!r}; there are {', '.join(others) or 'none'};"
                          " name one, or 'none' for raw counts" if wanted else
                          f"has weights {', '.join(others)} and none named 'weight': say"
-                         " which to use with balance, or 'none' for raw counts")
+                         " which to use with balance (of init: NAME=FILE:KR, say), or 'none'"
+                         ' for raw counts (of init: NAME=FILE:raw)')
     return wanted
 
 # %% ../nbs/02_signals.ipynb #c037

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .sequence import find_chrom, reading
-from .signals import KINDS, ROLES, TRANSFORMS, BigWig, Track, open_track
+from .signals import DIVISORS, KINDS, ROLES, TRANSFORMS, BigWig, Track, open_track
 
 # %% ../nbs/13c_survey.ipynb #sv06
 MARKS = pd.DataFrame([
@@ -55,7 +55,7 @@ def propose(
 
 # %% ../nbs/13c_survey.ipynb #sv10
 def parse_track(
-    text:str,            # NAME=FILE, then perhaps :role, :transform, and of contacts :resolution
+    text:str,            # NAME=FILE, then perhaps :role, :transform, of contacts :resolution, :weights
     kind:str='bigwig',   # 'bigwig' or 'contact'
 )->tuple[Track, dict]:   # the track; what was decided for the user: role, transform, reason, ...
     "Read a track from a command line; a `ValueError` asks for what is neither said nor known."
@@ -67,11 +67,13 @@ def parse_track(
     while ':' in file:
         head, _, tail = file.rpartition(':')
         key = ('role' if tail in ROLES else 'transform' if tail in TRANSFORMS else
-               'resolution' if kind == 'contact' and tail.isdigit() else None)
+               None if kind != 'contact' else 'resolution' if tail.isdigit() else
+               'balance' if tail in (*DIVISORS, 'weight', 'raw') else None)
         if key is None and re.fullmatch(r'\w+', tail) and re.search(r'\.\w+$', head):
             raise ValueError(f'{option} {name}: expected after the colon a role '
                              f'({", ".join(ROLES)}) or a transform ({", ".join(TRANSFORMS)})'
-                             + ', or bases a bin'*(kind == 'contact') + f', found {tail!r}')
+                             + ', bases a bin, or weights (weight, KR, VC, VC_SQRT, raw)'
+                             *(kind == 'contact') + f', found {tail!r}')
         if key is None: break
         file, said[key] = head, int(tail) if key == 'resolution' else tail
     idea = propose(name) or propose(Path(file).name) or {}
@@ -81,7 +83,8 @@ def parse_track(
     role = said.get('role', idea.get('role'))
     why = idea.get('reason', '') if role == idea.get('role') else ''
     track = Track(name, file, role, said.get('transform', 'none'), kind,
-                  resolution=said.get('resolution'))
+                  resolution=said.get('resolution'),
+                  balance={'raw': 'none'}.get(said.get('balance'), said.get('balance')))
     return track, dict(said=sorted(said), reason=why or 'as you said',
                        warning=idea.get('warning', ''), peaks=idea.get('peaks', False))
 
@@ -157,6 +160,13 @@ def _places(reader_lengths:dict, genes:pd.DataFrame, lengths:dict)->tuple:
             other.append((c, reader_lengths[name], lengths[c]))
     return tuple(other), lacking
 
+def _some_place(track:Track, known, genes:pd.DataFrame, lacking):
+    "Refuse a track that has none of the genes' chromosomes, naming both."
+    if not genes.chrom.isin(lacking).all(): return
+    few = lambda names: ', '.join(map(str, list(names)[:4]))
+    raise ValueError(f'track {track.name!r}: {Path(track.file).name} has none of the chromosomes of '
+                     f'the genes ({few(dict.fromkeys(genes.chrom))}); it has {few(known)}')
+
 # %% ../nbs/13c_survey.ipynb #sv14
 def survey_track(
     track:Track,        # track
@@ -172,6 +182,7 @@ def survey_track(
     reader = open_track(track, root)
     covered, low, high = _extent(reader)
     other, lacking = _places(reader.lengths, genes, lengths)
+    _some_place(track, reader.lengths, genes, lacking)
     here = genes[~genes.chrom.isin(lacking)]
     here = here.iloc[np.unique(np.linspace(0, len(here) - 1, min(sample, len(here))).astype(int))]
     x = np.full((len(here), 2 * REACH), np.nan, np.float32)
@@ -212,13 +223,14 @@ def _survey_contacts(track, root, genes, lengths, how, sample)->Survey:
         if len(sizes) > 1:
             raise ValueError(f'--contacts {track.name}: {path.name} has maps of '
                              f'{", ".join(map(str, sizes))} bases a bin; say which: '
-                             f'{track.name}={track.file}:{sizes[0]}')
+                             f'{track.name}={path.name}:{sizes[0]}')
     reader = open_track(track, root)
     track = replace(track, resolution=int(reader.bin_size), transform=track.transform if 'transform'
                     in how.get('said', ()) else 'log1p')
     spelled = getattr(reader, 'lengths', None) or {c: None for c in reader.files}
     known = {c: n for c, n in lengths.items() if n and all(spelled.values())}
     other, lacking = _places(spelled, genes, known)
+    _some_place(track, spelled, genes, lacking)
     here = genes[~genes.chrom.isin(lacking) & (genes.tss < genes.chrom.map(lengths))]
     here = here.iloc[np.unique(np.linspace(0, len(here) - 1,
                                            min(sample, 200, len(here))).astype(int))]
