@@ -210,8 +210,7 @@ def _assemble(
     t['gene_id'], t['transcript_id'], text = zip(*owners)
     lone_rows = int(t.gene_id.isna().sum())                  # whose Parent is no gene
     if lone_rows == len(t):
-        raise ValueError(f'{name}: expected transcripts of genes (gene_id, Parent or geneID), found '
-                         f'none that names its gene, such as {owners[0][1]!r}')
+        raise ValueError(f'{name}: expected genes of transcripts, found none of {owners[0][1]!r}')
     t.loc[list(utr), 'gene_id'] = None
     t['chrom'], t['strand'] = [c for *_, c in keys], [s for s, _ in first]
     line = [genes.get(g, '') for g in t.gene_id]
@@ -234,8 +233,8 @@ def _assemble(
     out |= {g: 'its transcript stands at two places of a chromosome' for g in
             lost(t.gene_id[torn & single])}
     out |= {g: 'its exons name no transcript' for g in sorted(set(lone) - set(t.gene_id)) if g}
-    out |= {g: 'it has no exons and no CDS' for g in sorted(genes.keys() - set(t.gene_id)) if g
-            and g not in out}
+    out |= dict.fromkeys(sorted(genes.keys() - set(t.gene_id) - {'', *out}),
+                         'it has no exons and no CDS')
     lacking, codons = len(known) + len(codons), t.index[t.index.isin(codons) & good]
     for n, what in (
         (int((torn & single & t.gene_id.notna()).sum()), 'transcripts stand at two places of a '

@@ -39,8 +39,8 @@ def read_bed(
             if w[0] in ('track', 'browser'): continue
             names = len(w) > 2 and all(re.fullmatch('[^0-9]*[A-Za-z][^0-9]*', v) for v in w[:3])
             if names and w[3:4] in (['length'], ['width']) and not out:
-                raise ValueError(f'line {n}: expected BED, which counts from 0; found a table of starts '
-                                 f'and {w[3]}s, which counts from 1')
+                raise ValueError(f'line {n}: expected BED, which counts from 0; found a table of '
+                                 f'starts and {w[3]}s, which counts from 1')
             if names and w[1] != w[2] and not out and not header:
                 header = True                        # one line of column names, without a digit
                 continue

@@ -55,7 +55,7 @@ def propose(
 
 # %% ../nbs/13c_survey.ipynb #sv10
 def parse_track(
-    text:str,            # NAME=FILE, then perhaps :role, :transform, of contacts :resolution, :weights
+    text:str,            # NAME=FILE, :role, :transform; of contacts :resolution, :weights
     kind:str='bigwig',   # 'bigwig' or 'contact'
 )->tuple[Track, dict]:   # the track; what was decided for the user: role, transform, reason, ...
     "Read a track from a command line; a `ValueError` asks for what is neither said nor known."
@@ -160,12 +160,13 @@ def _places(reader_lengths:dict, genes:pd.DataFrame, lengths:dict)->tuple:
             other.append((c, reader_lengths[name], lengths[c]))
     return tuple(other), lacking
 
+# %% ../nbs/13c_survey.ipynb #sv13s
 def _some_place(track:Track, known, genes:pd.DataFrame, lacking):
     "Refuse a track that has none of the genes' chromosomes, naming both."
     if not genes.chrom.isin(lacking).all(): return
     few = lambda names: ', '.join(map(str, list(names)[:4]))
-    raise ValueError(f'track {track.name!r}: {Path(track.file).name} has none of the chromosomes of '
-                     f'the genes ({few(dict.fromkeys(genes.chrom))}); it has {few(known)}')
+    raise ValueError(f'track {track.name!r}: {Path(track.file).name} has none of the chromosomes '
+                     f'of the genes ({few(dict.fromkeys(genes.chrom))}); it has {few(known)}')
 
 # %% ../nbs/13c_survey.ipynb #sv14
 def survey_track(
