@@ -270,9 +270,8 @@ _COLUMNS = dict(
 def _table(path:Path, tss_base)->pd.DataFrame:
     "One row a start, from a table with a header or from BED of six columns or more."
     with open_text(path) as f:
-        skip = ('#!', 'track', 'browser')
         lines = [(i, r.rstrip('\r\n')) for i, r in enumerate(f, 1)
-                 if r.strip() and not r.startswith(skip)]
+                 if r.strip() and not r.startswith(('#!', 'track', 'browser'))]
     comma = not any('\t' in r for _, r in lines)
     try: rows = [(i, split_row(r, comma)) for i, r in lines]
     except csv.Error as e: raise ValueError(f'{path.name}: {e}') from None
