@@ -555,9 +555,10 @@ class Evidence:
         out = []
         for name in dict.fromkeys(self.trainings.name[self.trainings.data == data]):
             base, *rest = name.split(', ')
-            two = 'adjusted' in pd.read_parquet(self.file(data, name))
+            has = pd.read_parquet(self.file(data, name)).columns
+            if 'direct' not in has: continue                   # it was asked, and predicts nothing
             out += [', '.join([f'{base} {b}', *rest])
-                    for b in ('direct', 'adjusted')] if two else [name]
+                    for b in ('direct', 'adjusted')] if 'adjusted' in has else [name]
         return out
 
     def file(self, data:str, name:str)->Path: # Parquet
