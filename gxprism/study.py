@@ -556,9 +556,8 @@ class Evidence:
         for name in dict.fromkeys(self.trainings.name[self.trainings.data == data]):
             base, *rest = name.split(', ')
             has = pd.read_parquet(self.file(data, name)).columns
-            if 'direct' not in has: continue                   # it was asked, and predicts nothing
-            out += [', '.join([f'{base} {b}', *rest])
-                    for b in ('direct', 'adjusted')] if 'adjusted' in has else [name]
+            two = [', '.join([f'{base} {b}', *rest]) for b in ('direct', 'adjusted')]
+            if 'direct' in has: out += two if 'adjusted' in has else [name]  # else only asked
         return out
 
     def file(self, data:str, name:str)->Path: # Parquet
