@@ -253,5 +253,5 @@ def new_genes(
                 symbol=t.symbol if t.symbol in head else None,
                 default_fold=t.default_fold if t.default_fold in folds else None)
     made = prepare(replace(spec, genes=t), out, window=store.window, margin=store.margin,
-                   progress=progress)
+                   bin=store.bin, bases=store.manifest.get('bases', True), progress=progress)
     return made.oriented() if store.is_oriented else made

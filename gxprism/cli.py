@@ -279,7 +279,8 @@ def _paper_commands(add):
 # %% ../nbs/39_cli.ipynb #l039place
 def _place(a):
     from gxprism.place import place
-    write_table(place(a.table, train=a.train), _out(a.out))
+    out = _out(a.out)
+    write_table(place(a.table, train=a.train), out)
 
 def _place_command(add):
     "Arguments of place."
@@ -375,6 +376,10 @@ def _variants(a):
     _threads(a)
     check_out(a.out, SUFFIXES)
     store = GeneStore(a.store)
+    usual = dict(background=100, fasta=None, seed=2)
+    if a.table and (odd := [f'--{k}' for k, v in usual.items() if getattr(a, k) != v]
+                    + ['--device gpu']*(a.device == 'gpu')):
+        raise ValueError(f'--table: has no use for {", ".join(odd)}')
     if a.table: e = element_variants(a.run, store, a.table)
     else: e = variants(a.run, store, a.vcf, a.background, a.seed, a.fasta, a.device, a.progress)
     write_effects(e, a.out)
@@ -573,7 +578,7 @@ def parser(
 # %% ../nbs/39_cli.ipynb #c017
 def main(
     argv=None, # arguments; None for those of the process
-)->int:        # exit status: 0 done, 1 a defect of ours, 2 bad input, 130 interrupted
+)->int:        # exit status: 0 done, 1 a defect of ours, 2 bad input, 130 interrupted, 141 no reader
     "Entry point of the program `gxprism`."
     argv = sys.argv[1:] if argv is None else argv
     for k, v in dict(OMP_WAIT_POLICY='PASSIVE',

@@ -60,13 +60,14 @@ def _parameters(node, said, alone):
 def _returned(node, before, said, alone):
     "Lines about what a function gives back."
     import ast
-    last = node.body[0].lineno - 1
-    while last > before and last in alone: last -= 1
-    if node.returns is not None:
-        text = _said(node.returns.lineno, last, before, said, alone)
-        return [ast.unparse(node.returns)] + [f'    {text}']*bool(text), bool(text)
-    text = said.get(last, '') if last > before and last not in alone else ''
-    return ['out', f'    {text}'] if text else [], bool(text)
+    last, below = node.body[0].lineno - 1, []
+    while last > before and last in alone: below.insert(0, said[last]); last -= 1
+    at = last if node.returns is None else node.returns.lineno
+    # behind the only line of a `def` it belongs to the parameters there, if there are any
+    here = last > before or ast.unparse(node.args) == ''
+    text = ' '.join(filter(None, [_said(at, last, before, said, alone) if here else '', *below]))
+    if node.returns is None: return ['out', f'    {text}'] if text else [], bool(text)
+    return [ast.unparse(node.returns)] + [f'    {text}']*bool(text), bool(text)
 
 def _fields(node, said, alone):
     "Lines about the fields of a class, and of the arguments that make it."

@@ -201,7 +201,8 @@ def edit(
     table = pd.concat(out, ignore_index=True) if out else pd.DataFrame()
     lost = ~elements.index.isin(table.element if len(table) else [])
     known = _chroms(store, elements).notna()
-    why = np.where(known, 'in no window of a gene', 'no gene on this chromosome')
+    none = 'in no window of a gene' if 'gene_id' not in elements else 'not in its gene\'s window'
+    why = np.where(known, none, 'no gene on this chromosome')
     return Edits(table, elements[lost].assign(reason=why[lost]))
 
 # %% ../nbs/35b_edit.ipynb #e017

@@ -53,6 +53,9 @@ def evaluating(
     "Evaluation mode for the time of a `with` block; the earlier mode returns afterwards."
     if isinstance(model, (str, Path)): model = load_run(model)
     if isinstance(model, TrainedRun): model = model.model
+    if not getattr(model, 'reads_batch', True):
+        raise ValueError(f'model: {type(model).__name__} looks up its input by the name of the gene: '
+                         'of what is exchanged in a batch it sees nothing')
     if not callable(model):
         raise ValueError('model: expected a module, a function or a run, found '
                          f'{type(model).__name__}')

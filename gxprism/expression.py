@@ -295,7 +295,8 @@ def match_rows(
     name = name.where(name.notna(), ids.map(once))
     best = max(found, key=lambda w: found[w][0].notna().sum())
     if name.notna().sum() >= 2*found[best][0].notna().sum():           # identifiers go first
-        found['symbol'], best = (name, int(name.notna().sum())), 'symbol'
+        name, n = name.where(name.notna(), found[best][0]), int(name.notna().sum())
+        found['symbol'], best = (name, n), 'symbol'
     rows, exact = found[best]
     how = dict(by=best, rows=len(rows), matched=int(rows.notna().sum()), exactly=exact)
     if not how['matched']:
@@ -323,6 +324,8 @@ def gene_values(
     log = [(i, 'left out', f'row of {e.name}: ' + (f'{n} genes have this symbol' if n else
             'no such gene') + f' in {annotation.name}') for i, n in zip(t.id[rows.isna()],
                                                                      many[rows.isna()])]
+    own = e.unit == 'counts' and t['length'].notna().all()              # counts with lengths
+    every = _tpm(t.value, t['length']) if own else t.value/t.value.sum()*1e6   # of all rows
     t = t[t.gene.notna()]
     twice = t[~t.par & t.gene.duplicated(keep=False)
               & t.gene.isin(t.gene[~t.par][t.gene[~t.par].duplicated()])]
@@ -340,15 +343,13 @@ def gene_values(
     if how['by'] != 'transcript':
         many = t.gene.value_counts()
         log += [(g, 'changed', f'sum of {n} rows of {e.name}') for g, n in many[many > 1].items()]
-    if e.unit == 'counts' and t['length'].notna().all(): t = t.assign(value=_tpm(t.value,
-        t['length']))
+    if own or e.unit == 'fpkm': t = t.assign(value=every[t.index])
     x = t.groupby('gene').value.sum(min_count=1)
-    if e.unit == 'counts' and t['length'].isna().any():
+    if e.unit == 'counts' and not own:
         if annotation.pieces is None:
             raise ValueError(f'{e.name}: counts need the lengths of genes, '
                                                        f'and {annotation.name} has no exons')
         x = _tpm(x, exon_lengths(annotation).reindex(x.index))
-    if e.unit == 'fpkm': x = x / x.sum() * 1e6
     blank = dict(blank=n) if (n := int(e.rows.value.isna().sum())) else {}
     out = pd.Series(x.reindex(genes.gene_id).to_numpy(float), genes.gene_id)
     return out, how | dict(unmatched=how['rows'] - how['matched'],

@@ -171,7 +171,8 @@ def _rows(
     "The gene table, or some of its rows in the order wanted."
     genes = read_genes(spec.root/spec.genes.file, spec.genes)
     if wanted is None: return genes
-    if lost := [g for g in wanted if g not in set(genes.gene_id)]:
+    known = set(genes.gene_id)
+    if lost := [g for g in wanted if g not in known]:
         raise ValueError(f'genes: {len(lost)} are not in {spec.genes.file}, the first is {lost[0]}')
     return genes.set_index('gene_id', drop=False).loc[list(wanted)].reset_index(drop=True)
 

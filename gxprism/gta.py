@@ -160,7 +160,7 @@ class SelectHead(nn.Module):
 # %% ../nbs/25_gta.ipynb #c056
 class GTA(nn.Module):
     "Bins aligned to the tokens of a frozen language model (arXiv 2410.01858)."
-    config_class = GTAConfig
+    config_class, reads_batch = GTAConfig, False      # but for the names of its genes
     def __init__(self, cfg:GTAConfig=GTAConfig()):
         super().__init__()
         self.cfg, self.plain, self.prompts, self._cache = cfg, False, None, None

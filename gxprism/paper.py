@@ -90,8 +90,8 @@ def paper_table(
     except FileNotFoundError: raise ValueError(f'{out}: no training is finished yet') from None
     t = scores_table(e, 'paper')
     known = PUBLISHED.get(_target(out), {})
-    t['published'] = [known.get(k.replace(' adjusted', ''))
-                      if ' direct' not in k else None for k in t.index]
+    t['published'] = [known.get(k.replace(' direct', ''))
+                      if ' adjusted' not in k else None for k in t.index]
     base = 'boosting' if 'boosting' in t.index else None
     if base:
         c = compare(e, [(k, base) for k in t.index if k != base], 'paper', n_boot=1000)

@@ -56,6 +56,9 @@ class ConfounderEncoder(nn.Module):
         bin:int=1,      # bases per position; divides `context_bin`
     )->Tensor:          # gates in (0, 1); `(n, k, d)`
         "One gate per context and channel; ValueError if the window is too short."
+        if self.bin > bin and signals.shape[1] % (self.bin//bin):
+            raise ValueError(f'window: expected a multiple of context_bin = {self.bin} bases, '
+                             f'found {signals.shape[1]*bin}')
         if self.bin > bin: signals = signals.unflatten(1, (-1, self.bin//bin)).mean(2)
         if signals.shape[1] < 64:
             raise ValueError(f'window: expected at least {64*self.bin} bases for contexts, '

@@ -201,11 +201,20 @@ def render(
         if not out.is_dir() or any(out.iterdir()):
             raise FileExistsError(f'{out}: expected an empty or new folder, '
                                   'or overwrite=True on a simulated data set')
+    foreign = sorted({f.name for f in out.glob('*')} - _OURS)
+    if foreign:
+        raise FileExistsError(f'{out}: expected a simulated data set and nothing else, found '
+                              f'{", ".join(foreign[:3])}; move what is yours away')
     with publish(out, folder=True, overwrite=overwrite) as tmp:
         _write_files(world, tmp, do, progress)
     return out
 
 # %% ../nbs/11_render.ipynb #c074
+# what it writes, and the index that reading the FASTA makes
+_OURS = {'genome.fa', 'genome.fa.fai', 'h3k27ac.bw', 'dnase.bw', 'hic.cool', 'genes.tsv',
+         'dataset.json', 'truth.tsv', 'truth.json', 'enhancers.tsv', 'domains.tsv',
+         'sites.tsv'}
+
 def _write_files(world, out, do, progress):
     "Write every file into the empty folder `out`, one chromosome at a time."
     import cooler, pyBigWig

@@ -108,7 +108,7 @@ class ProfilePrism(Prism):
         j, h, drop = cfg.n_features + cfg.n_tracks*cfg.bins, cfg.hidden, cfg.dropout
         self.register_buffer('edges', torch.arange(cfg.ramps + 1.).repeat(j, 1))
         self.head = nn.Sequential(
-            nn.Linear(cfg.d_model + j*cfg.ramps, h), nn.ReLU(), nn.Dropout(drop),
+            nn.Linear(self.readout.width + j*cfg.ramps, h), nn.ReLU(), nn.Dropout(drop),
             nn.Linear(h, h), nn.ReLU(), nn.Dropout(drop), nn.Linear(h, 1))
 
     def numbers(self, batch:Batch)->Tensor: # `(n, r + s*bins)`
@@ -135,7 +135,7 @@ class ProfileOnly(ProfilePrism):
         del self.tokens, self.backbone
         if cfg.n_contexts: del self.confounder
         self.wants = ('direct', 'both')
-        self.head[0] = nn.Linear(self.head[0].in_features - cfg.d_model, cfg.hidden)
+        self.head[0] = nn.Linear(self.head[0].in_features - self.readout.width, cfg.hidden)
 
     def forward(self,
         batch:Batch,     # `n` genes

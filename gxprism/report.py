@@ -222,7 +222,8 @@ def _skill(f)->list[str]:
                            f'difference {c[b]["diff"]:+.4f} (95 % interval {c[b]["low"]:+.4f} to '
                            f'{c[b]["high"]:+.4f})')
     slope = f['line']['slope']
-    if not .8 <= slope <= 1.25:
+    if math.isnan(slope): out.append('every test gene has the same prediction')
+    elif not .8 <= slope <= 1.25:
         how = 'too timid' if slope > 1 else 'spread too far'
         out.append(f'not calibrated: measured rises by {slope:.2f} where the prediction rises by '
                    f'1; predictions are {how}')

@@ -354,8 +354,8 @@ def digest(
         h.update(x.reshape(-1).view(torch.uint8).numpy())
     elif isinstance(x, np.ndarray):
         if x.dtype.hasobject: raise TypeError(f'digest: expected plain numbers, found {x.dtype}')
-        x = np.ascontiguousarray(x, x.dtype.newbyteorder('='))
-        h.update(f'{x.dtype}{x.shape}'.encode())
+        shape, x = x.shape, np.ascontiguousarray(x, x.dtype.newbyteorder('='))
+        h.update(f'{x.dtype}{shape}'.encode())     # a number alone has none
         h.update(x.reshape(-1).view(np.uint8))
     elif isinstance(x, (bytes, bytearray, memoryview)): h.update(x)
     else: h.update((x if isinstance(x, str) else json.dumps(x, sort_keys=True)).encode())

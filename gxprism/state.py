@@ -60,7 +60,8 @@ def write_tensors(
     "Write tensors and a tree whole or not at all."
     tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
     with publish(path) as out:
-        try: save_file(tensors, out, metadata=dict(tree=json.dumps(tree), digest=_sum(tensors)))
+        try: save_file(tensors, out, metadata=dict(tree=(said := json.dumps(tree)), digest=(sum_ := _sum(tensors)),
+                                               seal=digest([sum_, said])))
         except SafetensorError as e: raise OSError(f'{path}: cannot be written: {e}') from None
 
 def read_tensors(
@@ -75,8 +76,10 @@ def read_tensors(
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(f'{path}: expected a safetensors file, found a damaged or other one '
                          f'({str(e).splitlines()[0]})') from None
-    if meta.get('digest', now := _sum(tensors)) != now:
-        raise ValueError(f'{path}: damaged: its numbers are not those that were written')
+    now = _sum(tensors)                       # older files have no seal, those of others neither
+    if meta.get('digest', now) != now or 'seal' in meta and \
+       meta['seal'] != digest([now, meta.get('tree')]):
+        raise ValueError(f'{path}: damaged: its content is not what was written')
     return tensors, tree
 
 # %% ../nbs/17_state.ipynb #s011

@@ -508,7 +508,7 @@ def _columns(
     bin:int=1,       # bases per column
 )->tuple:            # index of rows and index of columns that pick `(n, window/bin)`
     "Where the wanted bases lie in the stored arrays."
-    start = np.broadcast_to((width - window)//2 + np.asarray(shift), rows.shape)
+    start = np.broadcast_to(width//2 - window//2 + np.asarray(shift), rows.shape)
     if not (start >= 0).all() or not (start + window <= width).all():
         raise ValueError(f'window {window} with shifts up to {np.abs(shift).max()}: '
                          f'the store holds {width} bases per gene')
@@ -633,8 +633,8 @@ def oriented(self:GeneStore)->GeneStore: # the same arrays; another fingerprint
     return view
 
 @patch
-# rows as `genes`, a column a track; None for a store without counts
-def measured(self:GeneStore)->pd.DataFrame:
+def measured(self:GeneStore,
+)->pd.DataFrame: # rows as `genes`, a column a track; None for a store without counts
     "How many bases (or bins, for contacts) of each gene's window each track measured."
     if 'measured.npy' not in self.manifest.get('files', {}): return None
     return pd.DataFrame(np.load(self.path/'measured.npy'), columns=[t.name for t in self.tracks])
@@ -769,10 +769,10 @@ class CompactStore:
         self._id, self._parts = store._id, (self.seq, self.signals, self.features, self.target)
     def __len__(self): return len(self.seq)
     def batch(self,
-        indices, # rows of the store, `(n,)` integers
+        indices, # rows of the store, see `as_rows`; `(n,)`
     )->Batch:    # on the device of the arrays; signals in `dtype`
         "Gather a batch of genes."
-        rows = np.asarray(indices, dtype=np.int64)
+        rows = as_rows(indices, len(self))
         if self.seq.is_cuda:
             at = torch.from_numpy(rows).to(self.seq.device)
             parts = (x.index_select(0, at) for x in self._parts)

@@ -134,6 +134,9 @@ class Study:
         strange = sorted({s.data for s in self.systems} - set(self.data))
         if strange:
             raise ValueError(f'systems: expected data out of {list(self.data)}, found {strange}')
+        if other := next((s for s in self.systems if 'target' in s.settings), None):
+            raise ValueError(f'systems: {other.name}: expected the first target of its data, found '
+                             'one in its settings; another target is a data set of its own')
         told = [replace(s, preset=unsaid(s, self.preset)) for s in self.systems]
         object.__setattr__(self, 'systems', told)
         keys = [s.key for s in self.systems]

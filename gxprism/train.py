@@ -409,7 +409,8 @@ def store_inputs(
     spec, seen = store.manifest['spec'], ('name', 'role', 'kind', 'transform', 'missing',
                                           'resolution')
     tracks = [{k: t.get(k) for k in seen} for t in spec['tracks']]
-    seen = dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'])
+    seen = dict(tracks=tracks, features=spec['genes']['features'], assembly=spec['assembly'],
+                bases=store.manifest.get('bases', True))
     return seen | (dict(oriented=True) if store.is_oriented else {})
 
 def pick_device(
@@ -437,6 +438,7 @@ def _claim(
     there = [f for f in ('done', 'last', 'model') if any(folder.glob(f'{f}.*'))]
     if there and (folder/'config.json').exists():
         now, was = json.loads(json.dumps(config)), read_json(folder/'config.json')
+        was.get('inputs', {}).setdefault('bases', now['inputs'].get('bases'))  # not always told
         was['model_config'] = _young(config['model'], now['model_config'],
                                      was.get('model_config') or {})
         if diff := difference(was, now):
