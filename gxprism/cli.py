@@ -578,7 +578,7 @@ def parser(
 # %% ../nbs/39_cli.ipynb #c017
 def main(
     argv=None, # arguments; None for those of the process
-)->int:        # exit status: 0 done, 1 a defect of ours, 2 bad input, 130 interrupted, 141 no reader
+)->int:        # 0 done, 1 a defect of ours, 2 bad input, 130 interrupted, 141 nobody reads
     "Entry point of the program `gxprism`."
     argv = sys.argv[1:] if argv is None else argv
     for k, v in dict(OMP_WAIT_POLICY='PASSIVE',

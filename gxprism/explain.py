@@ -54,7 +54,7 @@ def evaluating(
     if isinstance(model, (str, Path)): model = load_run(model)
     if isinstance(model, TrainedRun): model = model.model
     if not getattr(model, 'reads_batch', True):
-        raise ValueError(f'model: {type(model).__name__} looks up its input by the name of the gene: '
+        raise ValueError(f'model: {type(model).__name__} looks its input up by the gene\'s name: '
                          'of what is exchanged in a batch it sees nothing')
     if not callable(model):
         raise ValueError('model: expected a module, a function or a run, found '

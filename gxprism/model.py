@@ -111,7 +111,8 @@ def import_file(
     try: spec.loader.exec_module(module)
     except Exception as e:
         del sys.modules[name]
-        line = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path.resolve())]
+        line = [f.lineno for f in traceback.extract_tb(e.__traceback__)
+                if f.filename == str(path.resolve())]
         where = f', line {line[-1]}' if line else ''
         raise ValueError(f'{path}{where}: {type(e).__name__}: {e}') from e
     return module

@@ -203,7 +203,7 @@ class Download:
             except (RequestException, HTTPError) as e:
                 if isinstance(e, ValueError): raise ValueError(f'{url}: {e}') from None
                 if attempt == self.retries:
-                    why = e.args[0] if e.args and type(e.args[0]) is str else type(e).__name__
+                    why = getattr(getattr(e, 'response', None), 'status_code', type(e).__name__)
                     raise ConnectionError(f'{url}: the connection broke {attempt + 1} times'
                                           f' ({why}); what arrived is kept,'
                                           ' call again to continue') from e
@@ -221,8 +221,6 @@ class Download:
                 if end == str(have): return
                 self.tag.unlink()
                 raise requests.ConnectionError('the part is longer than the file')
-            if r.status_code == 429 or r.status_code >= 500:
-                raise requests.ConnectionError(f'the server answers {r.status_code} {r.reason}')
             check_answer(url, r)
             self.keep(r, have if r.status_code == 206 else 0)
 
@@ -254,8 +252,9 @@ def check_answer(
     url:str,  # what was asked for
     r,        # the server's answer
 ):
-    "Raise `Refused`, a `ValueError`, for an answer that is none."
+    "Raise `Refused`, a `ValueError`, for a refusal; an error of `requests` where the server is busy."
     if r.ok: return
+    if r.status_code == 429 or r.status_code >= 500: r.raise_for_status()  # may yet come
     key = ': it wants an access key, fetch(..., auth=(key, secret))' if r.status_code in (401,
         403) else ''
     raise Refused(f'{url}: the server answers {r.status_code} {r.reason}{key}')

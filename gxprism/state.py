@@ -59,9 +59,10 @@ def write_tensors(
 ):
     "Write tensors and a tree whole or not at all."
     tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
+    meta = dict(tree=json.dumps(tree), digest=_sum(tensors))
+    meta['seal'] = digest([meta['digest'], meta['tree']])
     with publish(path) as out:
-        try: save_file(tensors, out, metadata=dict(tree=(said := json.dumps(tree)), digest=(sum_ := _sum(tensors)),
-                                               seal=digest([sum_, said])))
+        try: save_file(tensors, out, metadata=meta)
         except SafetensorError as e: raise OSError(f'{path}: cannot be written: {e}') from None
 
 def read_tensors(

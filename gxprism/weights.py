@@ -135,7 +135,7 @@ def cache_folder()->Path: # `GXPRISM_CACHE`, or the user's cache
 def unpack_zip(
     path,     # zip file with weights
     out=None, # folder to make; None: in the cache, by content
-)->Path:      # the folder; ValueError on a member that leads out; others than `FILES` stay in the zip
+)->Path:      # the folder; ValueError on a member that leads out; of others `FILES` alone
     "Take weights out of a zip file, and nothing else."
     path = Path(path)
     try: z = zipfile.ZipFile(path)
