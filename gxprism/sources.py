@@ -216,9 +216,8 @@ class Download:
         ask = {'Range': f'bytes={have}-', 'If-Range': self.tag.read_text()} if have else {}
         ask['Accept-Encoding'] = 'identity'
         with requests.get(url, headers=ask, stream=True, timeout=30, auth=self.auth) as r:
-            end = r.headers.get('Content-Range', '').split('/')[-1]
             if r.status_code == 416:
-                if end == str(have): return
+                if r.headers.get('Content-Range', '').split('/')[-1] == str(have): return
                 self.tag.unlink()
                 raise requests.ConnectionError('the part is longer than the file')
             check_answer(url, r)
@@ -252,7 +251,7 @@ def check_answer(
     url:str,  # what was asked for
     r,        # the server's answer
 ):
-    "Raise `Refused`, a `ValueError`, for a refusal; an error of `requests` where the server is busy."
+    "Raise `Refused`, a `ValueError`, for a refusal, an error of `requests` if it may yet come."
     if r.ok: return
     if r.status_code == 429 or r.status_code >= 500: r.raise_for_status()  # may yet come
     key = ': it wants an access key, fetch(..., auth=(key, secret))' if r.status_code in (401,
