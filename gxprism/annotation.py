@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 
-from .sequence import Genome, find_chrom, reading
+from .sequence import Genome, check_bgzip, find_chrom, reading
 from .signals import by_strand
 from .genes import split_row
 from .sources import MRNA_FEATURES
@@ -26,13 +26,17 @@ from .sources import MRNA_FEATURES
 @contextmanager
 def open_text(
     path:str|Path, # text file, plain, gzip or bgzip, whatever its name; UTF-8 or UTF-16
+    errors:str='replace', # what becomes of bytes that are neither, as for `open`
 ):                 # the open file
     "Open a text file while a block reads it; one error line if it is missing, cut or damaged."
     path = Path(path)
     with reading(path):
-        with open(path, 'rb') as f: two = f.read(2)
+        with open(path, 'rb') as f:
+            two = (head := f.read(18))[:2]
+            f.seek(max(0, f.seek(0, 2) - 28))
+            check_bgzip(head, f.read())
         code = 'utf-16' if two in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'  # as Excel writes
-        how = dict(mode='rt', encoding=code, errors='replace')
+        how = dict(mode='rt', encoding=code, errors=errors)
         with (gzip.open if two == b'\x1f\x8b' else open)(path, **how) as f: yield f
 
 # a key, then a value in quotes that end its field, or what comes before the next semicolon

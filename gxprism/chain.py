@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 from .sequence import publish, reading
-from .genes import labelled, read_genes, split_indices
-from .store import DatasetSpec, GeneStore, prepare
+from .genes import _read_text, labelled, read_genes, split_indices
+from .store import DatasetSpec, GeneStore, changed_sources, prepare
 from .metrics import METRICS, blocks, compare
 from .record import origin
 from .features import gene_features
@@ -245,8 +245,11 @@ def new_genes(
     "A store of other genes in the same cells."
     spec, path = spec_of(store), Path(table).expanduser().resolve()
     t = spec.genes
-    with reading(path):
-        head = list(pd.read_csv(path, sep=',' if '.csv' in path.suffixes else '\t', nrows=0))
+    made_of = {spec.fasta, *(t.file.split('::')[0] for t in spec.tracks)}
+    if changed := sorted(made_of & set(changed_sources(store.manifest))):
+        raise ValueError(f'{store.path}: made from files that have changed since '
+                         f'({", ".join(changed)}), which would be read again; prepare it again')
+    with reading(path): head = _read_text(path)[0] or []
     have = lambda columns: tuple(c for c in columns if getattr(c, 'column', c) in head)
     folds = have(t.folds)
     t = replace(t, file=str(path), targets=have(t.targets), folds=folds,

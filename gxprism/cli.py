@@ -7,6 +7,7 @@ __all__ = ['FORMATS', 'ORDER', 'settings', 'write_table', 'model_names', 'parser
 
 # %% ../nbs/39_cli.ipynb #c003
 import argparse, ast, json, os, re, sys, tempfile, warnings
+from contextlib import suppress
 from pathlib import Path
 
 import gxprism
@@ -185,6 +186,8 @@ def _evaluate(a):
 def _check(a):
     if not (a.data or a.store or a.schema):
         raise ValueError('expected --data, --store or --schema')
+    if a.page and not (a.data or a.schema):
+        raise ValueError('--page: expected with --data or --schema, found --store alone')
     if a.schema:
         from gxprism.check import dataset_schema, schema_page
         from gxprism.sequence import publish
@@ -575,12 +578,39 @@ def parser(
     commands._choices_actions.sort(key=lambda x: (*ORDER, x.dest).index(x.dest))
     return top
 
+# %% ../nbs/39_cli.ipynb #c016v
+def _voices():
+    "Make sure that what is said can be said: a closed stream is none, odd letters are escaped."
+    for n in ('stdout', 'stderr'):
+        if getattr(sys, n) is None: setattr(sys, n, open(os.devnull, 'w'))
+        with suppress(AttributeError, ValueError):
+            getattr(sys, n).reconfigure(errors='backslashreplace')
+
+def _at_home(a):
+    "The arguments with `~` expanded, as a shell would; `ValueError` on a user that is not."
+    def one(v):
+        if isinstance(v, list): return [one(x) for x in v]
+        if not isinstance(v, str) or not v.startswith('~'): return v
+        if (path := os.path.expanduser(v)) == v: raise ValueError(f'{v}: no such user')
+        return path
+    for k, v in vars(a).items(): setattr(a, k, one(v))
+    return a
+
+def _defect(said):
+    "What is said about a fault of ours."
+    import traceback
+    traceback.print_exc()
+    said('this is a defect of gxprism; please report the lines above, with the command')
+    return 1
+
+
 # %% ../nbs/39_cli.ipynb #c017
 def main(
     argv=None, # arguments; None for those of the process
 )->int:        # 0 done, 1 a defect of ours, 2 bad input, 130 interrupted, 141 nobody reads
     "Entry point of the program `gxprism`."
     argv = sys.argv[1:] if argv is None else argv
+    _voices()
     for k, v in dict(OMP_WAIT_POLICY='PASSIVE',
                      GOMP_SPINCOUNT='0').items(): os.environ.setdefault(k, v)
     said = lambda text: print(f'gxprism {argv[0]}: ' + '; '.join(text.strip().splitlines()),
@@ -589,7 +619,7 @@ def main(
         said(f'warning: {text}') if kind is UserWarning else plain(text, kind, *where, **kw))
     try:
         top = parser(*argv[:1])                # that of init loads what init needs
-        a = top.parse_args(argv)
+        a = _at_home(top.parse_args(argv))
         if not a.command: return top.print_help()
         _apart(a)
         if a.command != 'train' and getattr(a, 'run', None): _unfinished(a)
@@ -603,17 +633,15 @@ def main(
     except (ValueError, OSError, ImportError) as e:
         said(f'{e.filename}: {e.strerror}' if isinstance(e, OSError) and e.filename else str(e))
         return 2
-    except MemoryError as e:
-        said(f'out of memory; a smaller window or batch needs less {e}')
+    except (MemoryError, RuntimeError) as e:
+        if not (isinstance(e, MemoryError) or re.search('allocate memory|out of memory', str(e))):
+            return _defect(said)
+        said('out of memory; a smaller model, window or batch needs less')
         return 2
     except KeyboardInterrupt:
         said('interrupted; the same command continues')
         return 130
-    except Exception:
-        import traceback
-        traceback.print_exc()
-        said('this is a defect of gxprism; please report the lines above, with the command')
-        return 1
+    except Exception: return _defect(said)
     finally: warnings.showwarning = plain
     return 0
 

@@ -178,6 +178,9 @@ def edit(
     device:str='auto',     # 'auto', 'cpu' or 'gpu'
 )->Edits:                  # with `gene_id` in `elements`, that gene alone is asked
     "Edit elements and predict every gene whose window they touch, before and after."
+    for k, v, least in (('pad', pad, 0), ('batch_size', batch_size, 1)):
+        if isinstance(v, bool) or not isinstance(v, int) or v < least:
+            raise ValueError(f'{k}: expected a whole number of at least {least}, found {v!r}')
     runs = [r if isinstance(r, TrainedRun) else load_run(r)
             for r in (model if isinstance(model, (list, tuple)) else [model])]
     elements, dev, out = _intervals(elements), pick_device(device), []

@@ -109,7 +109,7 @@ def import_file(
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try: spec.loader.exec_module(module)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         del sys.modules[name]
         line = [f.lineno for f in traceback.extract_tb(e.__traceback__)
                 if f.filename == str(path.resolve())]

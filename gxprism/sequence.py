@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complement', 'window', 'resolve_chrom', 'find_chrom',
-           'reading', 'read_text', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'validate', 'Genome',
-           'orient', 'random_reverse_complement', 'random_shift', 'crop']
+           'reading', 'check_bgzip', 'read_text', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'validate',
+           'Genome', 'orient', 'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
 import errno, fcntl, gzip, hashlib, io, json, math, os, re, shutil, stat, struct
@@ -139,6 +139,17 @@ def reading(
             said = f'cannot be read, damaged? ({type(e).__name__}: {said})'
         name = path.name or str(path)
         raise ValueError(said if said.startswith(name) else f'{name}: {said[:600]}') from e
+_LAST = bytes.fromhex('1f8b08040000000000ff0600424302001b0003000000000000000000')
+
+def check_bgzip(
+    head:bytes, # the first 18 bytes of a file
+    tail:bytes, # its last 28
+):
+    "Refuse bgzip that lacks its last, empty block; `ValueError`."
+    if head[:2] + head[12:14] == b'\x1f\x8bBC' and tail != _LAST:
+        raise ValueError('bgzip without its last, empty block: cut short? '
+                         '(`gunzip -c FILE | bgzip` makes what is there whole)')
+
 def read_text(
     path:str|Path,      # text file, plain or gzip, or a pipe
     most:int=1<<28,     # largest size in bytes, unpacked
@@ -147,6 +158,7 @@ def read_text(
     "Read text in UTF-8, or in UTF-16 that says so; a byte-order mark is no part of it."
     with reading(path, most, pipe=True):
         raw = Path(path).read_bytes()
+        check_bgzip(raw[:18], raw[-28:])
         if raw[:2] == b'\x1f\x8b': raw = gzip.open(io.BytesIO(raw)).read(most + 1)
         if len(raw) > most: raise ValueError(f'expected at most {most:,} bytes of text')
         wide = wide and raw[:2] in (b'\xff\xfe', b'\xfe\xff')
@@ -427,6 +439,7 @@ class _Text:
                 raise ValueError(f'bgzip block at byte {here:,} is damaged or cut short')
             self.starts.append(here); self.texts.append(self.size)
             self.size += int.from_bytes(os.pread(self.file.fileno(), 4, at - 4), 'little')
+        if self.zipped: check_bgzip(head, os.pread(self.file.fileno(), 28, size - 28))
 
     def read(self, at, n):
         "The `n` bytes of text from `at` on; fewer at the end."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMS', 'TAKEN', 'ROLES', 'LOGS', 'KINDS', 'DIVISORS', 'read_json', 'check_keys', 'no_text', 'Kind', 'Track',
-           'BigWig', 'intervals', 'by_strand', 'FastBigWig', 'bigwig_reader', 'fill', 'spread', 'expand',
-           'touched_bins', 'Contacts', 'ContactProfiles', 'open_track']
+           'named_in_utf8', 'BigWig', 'intervals', 'by_strand', 'FastBigWig', 'bigwig_reader', 'fill', 'spread',
+           'expand', 'touched_bins', 'Contacts', 'ContactProfiles', 'open_track']
 
 # %% ../nbs/02_signals.ipynb #c003
 import json, math, os, struct
@@ -206,6 +206,13 @@ def _check_bigwig(path):
                  'a block')
 
 # %% ../nbs/02_signals.ipynb #c017
+def named_in_utf8(path):
+    "Refuse a path that is not UTF-8: the library for bigWig dies of it."
+    try: str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f'{os.fsencode(path)}: a bigWig cannot lie at a path that is not UTF-8'
+                         ) from None
+
 class BigWig(Reader):
     "Values along the genome from a bigWig file, NaN where it has none."
     def __init__(
@@ -213,6 +220,7 @@ class BigWig(Reader):
         path:str|Path, # bigWig file
     ):
         super().__init__(path)
+        named_in_utf8(path)
         with reading(self.path):
             _check_bigwig(self.path)
         with reading(self.path), _hushed():

@@ -59,10 +59,9 @@ def write_tensors(
 ):
     "Write tensors and a tree whole or not at all."
     tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
-    meta = dict(tree=json.dumps(tree), digest=_sum(tensors))
-    meta['seal'] = digest([meta['digest'], meta['tree']])
-    with publish(path) as out:
-        try: save_file(tensors, out, metadata=meta)
+    said = json.dumps(dict(tree=tree, digest=_sum(tensors)))
+    with publish(path) as out:               # one entry, since the order of several is not fixed
+        try: save_file(tensors, out, metadata=dict(sealed=digest(said) + said))
         except SafetensorError as e: raise OSError(f'{path}: cannot be written: {e}') from None
 
 def read_tensors(
@@ -72,16 +71,17 @@ def read_tensors(
     path = Path(path)
     try:
         with safe_open(path, 'pt') as f: meta = f.metadata() or {}
-        tensors, tree = load_file(path), json.loads(meta.get('tree', 'null'))
+        seal, said = (meta.get('sealed', '')[i] for i in (slice(64), slice(64, None)))
+        tensors = load_file(path)             # older files have two entries, others perhaps none
+        head = json.loads(said) if said else dict(meta, tree=json.loads(meta.get('tree', 'null')))
     except FileNotFoundError: raise FileNotFoundError(f'{path}: no such file') from None
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(f'{path}: expected a safetensors file, found a damaged or other one '
                          f'({str(e).splitlines()[0]})') from None
-    now = _sum(tensors)                       # older files have no seal, those of others neither
-    if meta.get('digest', now) != now or 'seal' in meta and \
-       meta['seal'] != digest([now, meta.get('tree')]):
+    if seal != (digest(said) if said else '') or \
+       head.get('digest', now := _sum(tensors)) != now:
         raise ValueError(f'{path}: damaged: its content is not what was written')
-    return tensors, tree
+    return tensors, head['tree']
 
 # %% ../nbs/17_state.ipynb #s011
 def fill(
@@ -141,6 +141,8 @@ def check_out(
     "Refuse an output that cannot be written, before any work is done."
     if not str(out): raise ValueError("--out: expected a file to write, found ''")
     out = Path(out).expanduser()
+    if len(os.fsencode(out.name)) > 230:
+        raise ValueError(f'{out.name[:40]}...: expected a file name of at most 230 bytes')
     if out.is_dir(): raise ValueError(f'{out}: expected a file to write, found a folder')
     if not out.parent.is_dir():
         raise ValueError(f'{out.parent}: no such folder to write {out.name} to')

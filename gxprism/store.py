@@ -686,7 +686,9 @@ def batch(self:GeneStore,
     shift=0,         # bases each window moves to higher coordinates, within the margin; `(n,)` or 0
 )->Batch:            # on the CPU
     "Gather a batch of genes; ValueError on an unknown target, row or window."
-    rows, l = as_rows(indices, len(self)), window or self.window
+    rows, l = as_rows(indices, len(self)), self.window if window is None else window
+    if not isinstance(l, (int, np.integer)) or l < 1 or np.asarray(shift).dtype.kind not in 'iu':
+        raise ValueError(f'window, shift: expected whole numbers, found {l!r} and {shift!r}')
     if target is not None and target not in self._targets:
         raise ValueError(f'target: expected one of {list(self._targets)}, found {target!r}')
     y = self._targets[target][rows] if target else np.full(len(rows), np.nan, np.float32)

@@ -24,6 +24,7 @@ from .explain import (Part, answers, blank, evaluating, pick, reads_dna, relianc
 from .genes import split_indices
 from .sequence import (Genome, decode, digest, find_chrom, one_hot, publish, read_text,
                               take_room)
+from .signals import named_in_utf8
 from .state import difference, write_json
 from .store import Batch, GeneStore
 from .train import TrainedRun, check_store, load_run, pick_device
@@ -126,6 +127,14 @@ def write_bigwig(
     "Write one value per base as bigWig, chromosomes sorted by name; ValueError if there is none."
     import pyBigWig
     if not pieces: raise ValueError(f'{Path(path).name}: no value to write')
+    last = {}
+    for c, start, v in pieces:
+        if c not in lengths or start < last.get(c, 0) or start + len(v) > lengths[c] or \
+           np.isinf(v).any():
+            raise ValueError(f'{Path(path).name}: {c}:{start}-{start + len(v)}: expected finite '
+                             f'values in order within {lengths.get(c, 0)} bases')
+        last[c] = start + len(v)
+    named_in_utf8(path)
     bases = sum(len(v) for *_, v in pieces)
     with publish(path) as out:
         take_room(out.parent, 12*bases + 99*len(lengths) + 2**16)  # on a full disk it dies
@@ -427,12 +436,19 @@ def _write_tracks(folder, maps, sds, letters, places, lengths, what):
     np.savez_compressed(folder/'attr.npz', maps['hypothetical'].transpose(0, 2, 1))
 
 # %% ../nbs/28c_tracks.ipynb #t031
+# what `explain` writes
+_OURS = re.compile(r'explain\.json|(genes|reliance|occlusion|[a-z_]+)\.tsv|[a-z]+\.bed|[a-z]+\.png|'
+                   r'(ohe|attr)\.npz|tracks/[^/]+\.(bw|bedGraph\.gz)')
+
 def _plan(runs, store, genes, prediction, steps, mutate, sizes, out):
     "Check all that can be checked before the work: runs, store, rows, lengths, places."
     out = Path(out)
-    if out.exists() and not (out/'explain.json').exists() and (not out.is_dir()
-                                                               or any(out.iterdir())):
-        raise FileExistsError(f'{out}: was not written by explain; give another folder')
+    there = [f.relative_to(out) for f in out.rglob('*') if not f.is_dir()] if out.is_dir() else []
+    foreign = [f.as_posix() for f in there if not _OURS.fullmatch(f.as_posix())]
+    if foreign or there and Path('explain.json') not in there or out.exists() and not out.is_dir():
+        raise FileExistsError(f'{out}: was not written by explain'
+                              + f' alone ({", ".join(sorted(foreign)[:3])})'*bool(foreign)
+                              + '; give another folder')
     runs, store = open_runs(runs, store)
     rows, lengths = choose_genes(store, genes, runs[0]), chrom_sizes(store, sizes)
     l = runs[0].train.window

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .sequence import publish, random_reverse_complement, validate
+from .sequence import digest, publish, random_reverse_complement, validate
 from .genes import labelled, split_indices
 from .store import Batch, GeneStore, as_rows
 from .metrics import blocks, bootstrap
@@ -523,10 +523,12 @@ def _fit(run, config, net, cfg, store, stream, valid, progress, device, stop_aft
         except Diverged as e:
             for f in ('config.json', 'model.safetensors', 'last.safetensors'):
                 (run/f).unlink(missing_ok=True)
-            shutil.rmtree(run/'log', ignore_errors=True)
+            shutil.rmtree(run/'diverged', ignore_errors=True)      # what it said on the way stays
+            if (run/'log').exists(): (run/'log').rename(run/'diverged')
             raise ValueError(f'{run}: {e}') from None
         if speaks and keeper.done == cfg.max_steps:
-            write_json(run/'done.json', dict(
+            weights = digest(run/'model.safetensors')
+            write_json(run/'done.json', dict(weights=weights,
                 best_val_mse=keeper.best, best_step=keeper.best_step, steps=keeper.done,
                 n_train=len(stream.rows), n_valid=len(valid)))
             (run/'last.safetensors').unlink(missing_ok=True)
@@ -554,12 +556,21 @@ def load_run(
     c = read_json(run/'config.json')
     if c.get('format') != RUN_FORMAT:
         raise ValueError(f"{run}: expected format {RUN_FORMAT!r}, found {c.get('format')!r}")
+    seen = c.get('inputs')
+    if not isinstance(seen, dict) or not all(isinstance(seen.get(k), list) and all(
+            isinstance(x, dict) for x in seen[k]) for k in ('tracks', 'features')):
+        raise ValueError(f'{run}/config.json: inputs: expected lists of tracks and features')
     if unknown := set(moved) - set(c['model_config']):
         raise ValueError(f"{run}: expected settings of {c['model']!r}, found {sorted(unknown)}")
     try: model, cfg = build(c['model'], c['model_config'] | moved), TrainConfig(**c['train_config'])
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f'{run}/config.json: {e}') from None
     weights = run/'model.safetensors'
+    try: kept = read_json(run/'done.json').get('weights')
+    except (ValueError, OSError): kept = None        # not finished, or damaged: not said here
+    if kept not in (None, digest(weights)):
+        raise ValueError(f'{weights}: expected the weights that this training ended with '
+                         f'({kept[:12]}...), found others')
     return TrainedRun(fill(model, read_tensors(weights)[0], weights).eval(), cfg, c, run)
 
 def _named(inputs):

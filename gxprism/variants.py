@@ -40,17 +40,20 @@ def read_vcf(
 )->Vcf:            # ValueError names the line that is not one of a VCF
     "Read the alleles of a VCF file, in its order."
     head, lines, rows, name = [], [], [], Path(path).name
-    with reading(path), open_text(path) as f:
+    with reading(path), open_text(path, 'surrogateescape') as f:
         for n, line in enumerate(f, 1):
             line = line.lstrip('\ufeff').rstrip('\r\n') if n == 1 else line.rstrip('\r\n')
             wrong = lambda what, found: ValueError(f'{name}: line {n}: expected {what}, found '
                                                    f'{found!r:.60}')
             if not line.strip(): continue
+            if line.startswith('#') and lines: raise wrong('a record', line)
             if line.startswith('#'): head.append(line); continue
             if not head or not head[-1].startswith('#CHROM'):
                 raise wrong('a VCF header that ends in a line #CHROM', line)
             x = line.split('\t')
             if len(x) < 5: raise wrong('at least five columns parted by tabs', line)
+            if len(x) < (n_columns := len(head[-1].rstrip().split('\t'))):
+                raise wrong(f'{n_columns} columns, as its header has', line)
             chrom, pos, ident, ref, alts = x[:5]
             if not re.fullmatch('[0-9]{1,10}', pos): raise wrong('a position', pos)
             if not re.fullmatch('[A-Za-z.*-]+', ref): raise wrong('letters as REF', ref)
@@ -387,7 +390,8 @@ def write_effects(
         raise ValueError(f'{out}: expected a table as output, for no VCF was read')
     with publish(out) as tmp:
         if name.endswith(('.vcf', '.vcf.gz')):
-            data = ''.join(f'{line}\n' for line in _vcf_text(effects)).encode()
+            data = ''.join(f'{line}\n' for line in _vcf_text(effects)).encode(
+                'utf-8', 'surrogateescape')                 # bytes that came in go out
             tmp.write_bytes(bgzip(data) if name.endswith('.gz') else data)
         elif name.endswith('.parquet'):
             import pyarrow as pa, pyarrow.parquet as pq
@@ -396,7 +400,8 @@ def write_effects(
             pq.write_table(t.replace_schema_metadata((t.schema.metadata or {}) | more), tmp)
         else:
             text = ''.join(f'## {n}\n' for n in effects.notes)
-            data = (text + effects.table.to_csv(sep='\t', index=False)).encode()
+            data = text + effects.table.to_csv(sep='\t', index=False)
+            data = data.encode('utf-8', 'surrogateescape')
             tmp.write_bytes(bgzip(data) if name.endswith('.gz') else data)
 
 # %% ../nbs/35_variants.ipynb #v037

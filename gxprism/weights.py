@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'MOST', 'published_score', 'card', 'cache_folder', 'unpack_zip', 'from_hub', 'load', 'keeps']
 
 # %% ../nbs/36c_weights.ipynb #c003
-import math, os, re, shutil, stat, zipfile
+import math, os, re, shutil, stat, zipfile, zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,7 +149,11 @@ def unpack_zip(
                                  'nothing was unpacked')
         if sum(m.file_size for m in members) > MOST:
             raise ValueError(f'{path}: expected at most {MOST:,} bytes of weights')
+        members = [m for m in members if not m.filename.startswith('__MACOSX/')]
         found = {Path(m.filename).name: m for m in members}
+        for f in FILES[:2]:
+            if (n := sum(Path(m.filename).name == f for m in members)) > 1:
+                raise ValueError(f'{path}: expected one run, found {n} of {f}')
         if lost := [f for f in FILES[:2] if f not in found]:
             raise ValueError(f'{path}: no trained run here ({", ".join(lost)} is missing)')
         out = Path(out) if out else cache_folder()/digest(path)[:20]
@@ -157,7 +161,12 @@ def unpack_zip(
         with publish(out, folder=True) as new:
             for f in FILES:
                 if f not in found: continue
-                with z.open(found[f]) as a, open(new/f, 'wb') as b: shutil.copyfileobj(a, b)
+                try:
+                    with z.open(found[f]) as a, open(new/f, 'wb') as b: shutil.copyfileobj(a, b)
+                except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error,
+                        EOFError) as e:
+                    raise ValueError(f'{path}: {f} is damaged or cannot be unpacked ({e})'
+                                     ) from None
     return out
 
 # %% ../nbs/36c_weights.ipynb #c015
