@@ -586,16 +586,6 @@ def _voices():
         with suppress(AttributeError, ValueError):
             getattr(sys, n).reconfigure(errors='backslashreplace')
 
-def _at_home(a):
-    "The arguments with `~` expanded, as a shell would; `ValueError` on a user that is not."
-    def one(v):
-        if isinstance(v, list): return [one(x) for x in v]
-        if not isinstance(v, str) or not v.startswith('~'): return v
-        if (path := os.path.expanduser(v)) == v: raise ValueError(f'{v}: no such user')
-        return path
-    for k, v in vars(a).items(): setattr(a, k, one(v))
-    return a
-
 def _defect(said):
     "What is said about a fault of ours."
     import traceback
@@ -619,7 +609,7 @@ def main(
         said(f'warning: {text}') if kind is UserWarning else plain(text, kind, *where, **kw))
     try:
         top = parser(*argv[:1])                # that of init loads what init needs
-        a = _at_home(top.parse_args(argv))
+        a = top.parse_args(argv)
         if not a.command: return top.print_help()
         _apart(a)
         if a.command != 'train' and getattr(a, 'run', None): _unfinished(a)
@@ -634,6 +624,9 @@ def main(
         said(f'{e.filename}: {e.strerror}' if isinstance(e, OSError) and e.filename else str(e))
         return 2
     except (MemoryError, RuntimeError) as e:
+        if 'home directory' in str(e):         # of Path.expanduser
+            said(f'{next((x for x in map(str, argv) if "~" in x), "~")}: no such user')
+            return 2
         if not (isinstance(e, MemoryError) or re.search('allocate memory|out of memory', str(e))):
             return _defect(said)
         said('out of memory; a smaller model, window or batch needs less')
