@@ -438,7 +438,8 @@ def _write_tracks(folder, maps, sds, letters, places, lengths, what):
 # %% ../nbs/28c_tracks.ipynb #t031
 # what `explain` writes
 _OURS = re.compile(r'explain\.json|(genes|reliance|occlusion)\.tsv|(windows|stretches)\.bed|'
-                   r'(reliance|occlusion|logos)\.png|(ohe|attr)\.npz|tracks/[^/]+\.(bw|bedGraph\.gz)')
+                   r'(reliance|occlusion|logos)\.png|(ohe|attr)\.npz|'
+                   r'tracks/[^/]+\.(bw|bedGraph\.gz)')
 
 def _plan(runs, store, genes, prediction, steps, mutate, sizes, out):
     "Check all that can be checked before the work: runs, store, rows, lengths, places."
