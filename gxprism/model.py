@@ -112,7 +112,7 @@ def import_file(
     except (Exception, SystemExit) as e:
         del sys.modules[name]
         line = [f.lineno for f in traceback.extract_tb(e.__traceback__)
-                if f.filename == str(path.resolve())]
+                if Path(f.filename).resolve() == path.resolve()]
         where = f', line {line[-1]}' if line else ''
         raise ValueError(f'{path}{where}: {type(e).__name__}: {e}') from e
     return module

@@ -752,7 +752,8 @@ class CompactStore:
     ):
         if dtype not in ('float16', 'float32'):
             raise ValueError(f'dtype: expected float16 or float32, found {dtype!r}')
-        n, l, kind = len(store), window or store.window, getattr(torch, dtype)
+        n, kind = len(store), getattr(torch, dtype)
+        l = store.window if window is None else window
         store.batch([], target, l)        # complains about an unknown target
         bare = store._seq is None
         self.seq = torch.full((1, 1) if bare else (n, l), 4, dtype=torch.uint8, device=device)

@@ -585,6 +585,7 @@ def unlike(
 )->list[str]:               # one sentence per difference, each naming the track or feature
     "What keeps a model from reading a store."
     a, b, out = _named(model), _named(json.loads(json.dumps(store))), []
+    if 'bases' not in a: b.pop('bases', None)                  # an older model does not say
     for k in ('tracks', 'features'):
         x, y, (p, q) = a.pop(k), b.pop(k), (d.pop(f'{k} order') for d in (a, b))
         out += [f'{k}: {n} is missing' for n in p if n not in y]
