@@ -146,7 +146,8 @@ def _train(a):
     if 'max_shift' not in more and (said := shift_said(store, a.preset, load_run(run).train)):
         print(said)
     if not done.exists(): return print(f'run {run}: stopped; the same command continues')
-    print(f'run {run}: ' + ', '.join(f'{k} {v}' for k, v in read_json(done).items()))
+    print(f'run {run}: ' + ', '.join(f'{k} {v}' for k, v in read_json(done).items()
+                                       if k != 'weights'))              # a digest
     from gxprism.explain import reads_dna
     print(reads_dna(run, store, device=a.device)['said'])
 

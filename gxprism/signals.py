@@ -206,7 +206,9 @@ def _check_bigwig(path):
                  'a block')
 
 # %% ../nbs/02_signals.ipynb #c017
-def named_in_utf8(path):
+def named_in_utf8(
+    path, # file or folder; ValueError if its name is not UTF-8
+):
     "Refuse a path that is not UTF-8: the library for bigWig dies of it."
     try: str(path).encode()
     except UnicodeEncodeError:

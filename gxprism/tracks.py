@@ -450,6 +450,7 @@ def _plan(runs, store, genes, prediction, steps, mutate, sizes, out):
         raise FileExistsError(f'{out}: was not written by explain'
                               + f' alone ({", ".join(sorted(foreign)[:3])})'*bool(foreign)
                               + '; give another folder')
+    named_in_utf8(out)
     runs, store = open_runs(runs, store)
     rows, lengths = choose_genes(store, genes, runs[0]), chrom_sizes(store, sizes)
     l = runs[0].train.window
