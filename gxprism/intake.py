@@ -18,7 +18,7 @@ from fastcore.docments import docments
 from .sequence import Genome, find_chrom, publish, read_text, reading
 from .signals import Track, check_keys, read_json
 from .genes import Feature, GeneTableSpec, Target
-from .store import DatasetSpec
+from .store import DatasetSpec, seen_from
 from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
                                 read_transcripts, spelled)
 from .expression import gene_values, read_expression, scaled, signal_at_starts
@@ -156,12 +156,6 @@ def _moved(options:dict, change)->dict:
     every = lambda k, v: [one(k, x) for x in v] if isinstance(v, (list, tuple)) else one(k, v)
     return {k: every(k, v) if k in _FILES else v for k, v in options.items()}
 
-def _link(path, out)->str:
-    "A file's path as seen from folder `out`; absolute where they share no root."
-    path = os.path.abspath(os.path.expanduser(path))
-    try: return Path(os.path.relpath(path, out)).as_posix()
-    except ValueError: return Path(path).as_posix()
-
 def _need_files(options:dict):
     "Refuse a file that is not there, by the name that was given."
     for k in _FILES:
@@ -179,7 +173,7 @@ def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list]:
     if unknown: raise ValueError(f'unknown options: {", ".join(unknown)}')
     given = {k: v for k, v in asdict(Options(**given)).items() if k in given}
     _need_files(given)
-    given = _moved(given, lambda p: _link(p, out))
+    given = _moved(given, lambda p: seen_from(out, p))
     if not again: return Options(**given), []
     path = out/'dataset.json'
     if not path.exists(): raise FileNotFoundError(f'--again: no dataset.json in {out}')

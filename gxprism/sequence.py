@@ -505,6 +505,9 @@ class Genome(Reader):
             text, (fai, gzi) = _Text(self.path), (Path(f'{self.path}.{x}') for x in ('fai', 'gzi'))
             if (head := text.read(0, 100).lstrip())[:1] not in (b'>', b';'):
                 raise ValueError(f'expected FASTA text beginning with ">", found {head[:10]!r}')
+            if b'\r' in (head := text.read(0, 1 << 20)) and b'\n' not in head:
+                raise ValueError('expected lines that end in a line feed, found carriage returns'
+                                 " alone; make them with: tr '\\r' '\\n'")
             if fai.exists() and text.zipped and not gzi.exists():
                 raise ValueError(f'found {fai.name} but no {gzi.name}; '
                                  f'make it with: bgzip -r {self.path.name}')

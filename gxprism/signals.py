@@ -200,6 +200,7 @@ def _check_bigwig(path):
                 else: yield from walk(item[-1], leaf_form, inner_form, seen)
         chroms = {i: length for _, i, length in walk(tree + 32, f'{key}sII', f'{key}sQ', set())}
         need(len(chroms) == n and sorted(chroms) == list(range(n)), 'its list of chromosomes')
+        if not index: raise ValueError('holds no value, and no index of values')
         need(at(index, 'I')[0] == 0x2468ACE0, 'its index')
         for first, start, last, end, place, n in walk(index + 48, 'IIIIQQ', 'IIIIQ', set()):
             need(first in chroms and last in chroms and 0 < n < 1 << 28 and place + n <= size,

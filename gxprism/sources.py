@@ -18,7 +18,7 @@ import pandas as pd
 
 from .sequence import digest, publish, reading
 from .signals import BigWig, ContactProfiles
-from .store import FORMAT, DatasetSpec
+from .store import FORMAT, DatasetSpec, seen_from
 
 # %% ../nbs/06_sources.ipynb #c006
 @dataclass(frozen=True)
@@ -592,7 +592,7 @@ def geneexp_dataset(
     genes = genes[~genes.index.isin(why)]
     dropped = pd.DataFrame(list(why.items()), columns=['gene_id', 'reason'])
     out.mkdir(parents=True, exist_ok=True)
-    spec = _geneexp_spec(files, cell, folds, transform, contacts, lambda f: _link(root/f, out))
+    spec = _geneexp_spec(files, cell, folds, transform, contacts, lambda f: seen_from(out, root/f))
     for name, text in ((f'genes_{cell}.tsv', genes.to_csv(sep='\t')),
                        ('left_out.tsv', dropped.to_csv(sep='\t', index=False)),
                        ('dataset.json', json.dumps(spec, indent=1) + '\n')):
@@ -602,14 +602,6 @@ def geneexp_dataset(
     return DatasetSpec.read(out)
 
 # %% ../nbs/06_sources.ipynb #c051
-def _link(
-    path:Path, # a published file
-    out:Path,  # folder of the new data set
-)->str:        # relative to `out`; absolute where the two share no root
-    "Path of a published file as seen from the new data set."
-    try: return Path(os.path.relpath(path, out)).as_posix()
-    except ValueError: return Path(path).resolve().as_posix()
-
 def _cage_sum(
     path:Path, # CAGE bigWig
 ):             # function of (chromosome, TSS)
