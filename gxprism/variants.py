@@ -54,7 +54,10 @@ def read_vcf(
             if len(x) < 5: raise wrong('at least five columns parted by tabs', line)
             if len(x) < (n_columns := len(head[-1].rstrip().split('\t'))):
                 raise wrong(f'{n_columns} columns, as its header has', line)
-            chrom, pos, ident, ref, alts = x[:5]
+            # bytes that are no UTF-8: escaped in the table, as they are in the record
+            chrom, pos, ident, ref, alts = (
+                v if v.isascii() else v.encode('utf-8', 'surrogateescape').decode(
+                    'utf-8', 'backslashreplace') for v in x[:5])
             if not re.fullmatch('[0-9]{1,10}', pos): raise wrong('a position', pos)
             if not re.fullmatch('[A-Za-z.*-]+', ref): raise wrong('letters as REF', ref)
             for alt in alts.split(','):
