@@ -165,6 +165,7 @@ def _track_warnings(surveys, sources=())->list[str]:
                   + ', and the model standardised needs one'*(r == 'background')
                   + '; the other models read all tracks alike' for r in ROLES if r not in roles]
 
+# %% ../nbs/13d_check.ipynb #ck42
 def _gene_warnings(spec, genes, genome, sample=500)->list[str]:
     "What is odd about genes, labels and folds."
     out, at = [], genes.iloc[np.unique(np.linspace(0, len(genes) - 1,

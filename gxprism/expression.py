@@ -162,6 +162,7 @@ def _star(head, rows, column)->tuple: # names of columns, the one to take, why
     return names, a if none[a] < none[b]/2 else 'unstranded', 'N_noFeature ' + ' '.join(
         f'{k} {v:,}' for k, v in none.items())
 
+# %% ../nbs/13b_expression.ipynb #ex33
 def read_expression(
     path:str|Path,        # table; gz too
     column:str|None=None, # the sample or tissue, where there are several

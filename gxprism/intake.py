@@ -224,11 +224,13 @@ def _edits(d:dict, g:GeneTableSpec, was:Options, out:Path)->dict:
     decided = d['intake'].get('decided', {})
     target = next((t for t in g.targets if t.column == 'expression'), None)
     made = dict(name=was.name or d.get('name'), assembly=was.assembly or d.get('assembly'),
-                fasta=was.fasta, cell=was.cell, scale=was.scale, folds=list(decided.get('folds', ())),
+                fasta=was.fasta, cell=was.cell, scale=was.scale,
+                folds=list(decided.get('folds', ())),
                 assay='RNA-seq' if target else '', features=list(MRNA_FEATURES)
                 ) | d['intake'].get('written', {})                 # else of a version before
-    bad = [f'dataset.json: genes: {k}: expected {v!r}, as init writes it, found {getattr(g, k)!r}, which --again '
-           'cannot carry over' for k, v in _NAMED.items() if getattr(g, k) != v]
+    bad = [f'dataset.json: genes: {k}: expected {v!r}, as init writes it, found '
+           f'{getattr(g, k)!r}, which --again cannot carry over'
+           for k, v in _NAMED.items() if getattr(g, k) != v]
     now = {k: d.get(k) for k in ('name', 'assembly', 'fasta')}
     if target: now |= dict(cell=target.cell, scale=target.scale)
     table, sums = pd.DataFrame(dict(gene_id=[])), made.get('columns')
@@ -248,6 +250,7 @@ def _edits(d:dict, g:GeneTableSpec, was:Options, out:Path)->dict:
     return dict(genes=g, made=made, extra=extra,
                 edits={k: v for k, v in now.items() if v != made[k]})
 
+# %% ../nbs/13e_intake.ipynb #in49
 def _carry(mine:dict, table:pd.DataFrame, spec:GeneTableSpec)->tuple:
     "Put what a hand has added into the new table and its description; tell what that was."
     g, made, extra, given = (mine[k] for k in ('genes', 'made', 'extra', 'given'))
@@ -265,9 +268,9 @@ def _carry(mine:dict, table:pd.DataFrame, spec:GeneTableSpec)->tuple:
     if default is not None and default not in folds:
         bad.append(f'default_fold {default} is none of the folds now ({", ".join(folds)})')
     target, = spec.targets or [None]
-    mixed = [replace(target, assay=target.assay if t.assay in (made['assay'], 'signal') else t.assay)
-             if t.column == 'expression' else t for t in g.targets
-             if target or t.column != 'expression']
+    ours = lambda t: target.assay if t.assay in (made['assay'], 'signal') else t.assay
+    mixed = [replace(target, assay=ours(t)) if t.column == 'expression' else t
+             for t in g.targets if target or t.column != 'expression']
     if target and (not made['assay'] or 'expression' in given) and 'expression' not in {
             t.column for t in mixed}: mixed.insert(0, target)
     features = [f for f in g.features if f.column in table or f.column not in made['features']]
@@ -286,7 +289,6 @@ def _carry(mine:dict, table:pd.DataFrame, spec:GeneTableSpec)->tuple:
         (len(new), 'without a value'), (gone, 'no longer there')) if n]
     return table, replace(spec, folds=tuple(folds), default_fold=default, targets=tuple(mixed),
                           features=tuple(features)), said
-
 
 # %% ../nbs/13e_intake.ipynb #in20
 def _tracks(o:Options, old:list, out:Path)->list[tuple]:
@@ -357,6 +359,29 @@ def _none_left(name:str, many:int, log:list)->str:
     why = '; '.join(f'{w} ({n})' for w, n in why.value_counts().head(3).items())
     return f'{name}: none of {many} genes is left: {why}; see --biotype and --chromosomes'
 
+# %% ../nbs/13e_intake.ipynb #in50
+def _describe(o, mine, out, lengths, table, folds, features, surveys, assay)->tuple:
+    "The description, the table with what a hand has added, and what tells the two apart later."
+    target = Target('expression', assay, o.cell, o.scale)
+    spec = GeneTableSpec('genes.tsv.gz', 'gene_id', 'chrom', 'tss', 'strand', 'symbol', 0,
+                         [target] if assay else [], [Feature(c) for c in features],
+                         folds, 'fold_1')
+    spec = DatasetSpec(o.name or re.sub(r'\W+', '_', out.name).strip('_') or 'cells',
+                       o.assembly or known_assembly(lengths) or 'unknown', o.fasta, spec,
+                       tuple(s.track for s in surveys), out)
+    if (bad := [b for b in spec.problems() if not b.startswith('genes: file')]):
+        raise ValueError('; '.join(bad))
+    said = []
+    text = pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
+    written = dict(name=spec.name, assembly=spec.assembly, fasta=o.fasta, cell=o.cell,
+                   scale=o.scale, assay=assay, folds=folds, default_fold='fold_1',
+                   features=features, columns=_sums(text))
+    if mine:
+        table, new, said = _carry(mine, table, spec.genes)
+        spec = replace(spec, genes=new)
+        said += [f'{k} {getattr(o, k)}' for k in mine['edits'] if k not in mine['given']]
+    return spec, table, dict(written=written, said=said)
+
 # %% ../nbs/13e_intake.ipynb #in21
 def _collect(o:Options, old:list, mine:dict, out:Path)->dict:
     "Do everything that `init` does, but write nothing."
@@ -365,7 +390,8 @@ def _collect(o:Options, old:list, mine:dict, out:Path)->dict:
     if o.tss_base not in (-1, 0, 1):
         raise ValueError(f'--tss-base: expected 0 or 1, found {o.tss_base}')
     if o.folds and (o.test or o.valid):
-        raise ValueError('--folds deals chromosomes, --test and --valid name them: expected one way')
+        raise ValueError('--folds deals chromosomes, --test and --valid name them: '
+                         'expected one way')
     _need_one_or_two('cage', o.cage)
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
@@ -407,26 +433,9 @@ def _collect(o:Options, old:list, mine:dict, out:Path)->dict:
     decided = dict(genes=count, starts=table.tss_rule.value_counts().to_dict(), expression=how,
                    mrna=scale, tracks={s.track.name: s.reason for s in surveys}, folds=groups,
                    faults=faults)
-    target = Target('expression', assay, o.cell, o.scale)
-    spec = GeneTableSpec('genes.tsv.gz', 'gene_id', 'chrom', 'tss', 'strand', 'symbol', 0,
-                         [target] if assay else [], [Feature(c) for c in features],
-                         list(folds), 'fold_1')
-    spec = DatasetSpec(o.name or re.sub(r'\W+', '_', out.name).strip('_') or 'cells',
-                       o.assembly or known_assembly(genome.lengths) or 'unknown', o.fasta, spec,
-                       tuple(s.track for s in surveys), out)
-    if (bad := [b for b in spec.problems() if not b.startswith('genes: file')]):
-        raise ValueError('; '.join(bad))
-    table, said = pd.concat([table, folds], axis=1), []
-    text = pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
-    written = dict(name=spec.name, assembly=spec.assembly, fasta=o.fasta, cell=o.cell,
-                   scale=o.scale, assay=assay, folds=list(folds), default_fold='fold_1',
-                   features=features, columns=_sums(text))
-    if mine:
-        table, new, said = _carry(mine, table, spec.genes)
-        spec = replace(spec, genes=new)
-        said += [f'{k} {getattr(o, k)}' for k in mine['edits'] if k not in mine['given']]
-    return dict(spec=spec, table=table, log=log, surveys=surveys, decided=decided,
-                written=written, said=said)
+    spec, table, more = _describe(o, mine, out, genome.lengths, pd.concat([table, folds], axis=1),
+                                  list(folds), features, surveys, assay)
+    return dict(spec=spec, table=table, log=log, surveys=surveys, decided=decided) | more
 
 # %% ../nbs/13e_intake.ipynb #in22
 def init(
