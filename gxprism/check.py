@@ -6,7 +6,7 @@
 __all__ = ['page', 'Report', 'inspect', 'check', 'dataset_schema', 'schema_page']
 
 # %% ../nbs/13d_check.ipynb #ck03
-import base64, html, io
+import base64, html, io, re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.docments import docments
 
 from .sequence import Genome, find_chrom, publish
-from .signals import KINDS, ROLES, TRANSFORMS, Track
+from .signals import KINDS, ROLES, TRANSFORMS, Track, read_json
 from .genes import SCALES, Feature, GeneTableSpec, Target, fold_table, read_genes
 from .expression import scaled
 from .store import FORMAT, DatasetSpec
@@ -124,9 +124,23 @@ def _figures(genes, target, surveys)->list:
     return out
 
 # %% ../nbs/13d_check.ipynb #ck16
-def _track_warnings(surveys)->list[str]:
-    "What is odd about tracks."
-    out = []
+_STRAND = re.compile(  # a name that ends in a strand; a replicate's number may follow
+    r'((?<![A-Za-z])|(?<=[a-z0-9])(?=[A-Z]))(?i:plus|minus|fwd|rev|forward|reverse|pos|neg|str[12])'
+    r'(?i:[\W_]*strand)?([\W_]*(?i:rep)?\d+)?$')
+
+def _one_strand(s)->bool:
+    "Whether a track looks like the signal of one strand, by its names or its values."
+    names = s.track.name, re.sub(r'\.(bw|bigwig)$', '', Path(s.track.file).name, flags=re.I)
+    return bool(s.profile) and (any(map(_STRAND.search, names)) or s.low < 0 >= s.high)
+
+def _track_warnings(surveys, sources=())->list[str]:
+    "What is odd about tracks; `sources` are the files that labels were read from."
+    out = [f'track {s.track.name}: {Path(s.track.file).name} is what the labels were read from'
+           for s in surveys if s.track.file in sources]
+    if one := ', '.join(s.track.name for s in surveys if _one_strand(s)): out.append(
+        f'track {one}: of one strand? A track is read as it lies on the genome, so plus is sense '
+        'for one gene and antisense for the next; better is one bigWig of both strands, their '
+        'absolute values added')
     for s in surveys:
         n = s.track.name
         if s.warning: out.append(f'track {n}: {s.warning}')
@@ -147,9 +161,11 @@ def _track_warnings(surveys)->list[str]:
                     f'(correlation {turned:.2f}, as it stands {as_is:.2f}): starts moved '
                     'along the genome, or one strand turned?')
     roles = {s.track.role for s in surveys}
-    return out + [f'no {r} track: Prism needs one; direct fusion does not' for r in ROLES
-                  if r not in roles]
+    return out + [f'no {r} track: explain and report group tracks by role'
+                  + ', and the model standardised needs one'*(r == 'background')
+                  + '; the other models read all tracks alike' for r in ROLES if r not in roles]
 
+# %% ../nbs/13d_check.ipynb #ck42
 def _gene_warnings(spec, genes, genome, sample=500)->list[str]:
     "What is odd about genes, labels and folds."
     out, at = [], genes.iloc[np.unique(np.linspace(0, len(genes) - 1,
@@ -169,6 +185,9 @@ def _gene_warnings(spec, genes, genome, sample=500)->list[str]:
         if told and (low < 0 or high > 1.05*most): out.append(
             f'target {t.column}: its labels run from {low:g} to {high:g}, and {t.scale} of TPM '
             f'lies between 0 and about {most:.0f}: of another scale?')
+    same = [f.column for f in spec.genes.features if genes[f.column].nunique() == 1]
+    if same and len(genes) > 1:
+        out.append(f'the same for all genes, so of no use: feature {", ".join(same)}')
     if not spec.genes.targets:
         out.append('no target: genes can be predicted, nothing can be trained')
     sizes = [(genes[f] == 'test').sum() for f in spec.genes.folds]
@@ -210,6 +229,7 @@ def inspect(
     spec:DatasetSpec, # data set, on disk
     surveys=None,     # of its tracks, where they are at hand
     log=None,         # what was left out, as `init` lists it; None: intake.tsv beside the data set
+    sources=(),       # files that labels were read from, as a track would name them
 )->Report:
     "Look at a data set as a whole."
     genes, genome = read_genes(spec.root/spec.genes.file, spec.genes), Genome(spec.root/spec.fasta)
@@ -220,7 +240,7 @@ def inspect(
     if surveys is None:
         surveys = [survey_track(t, spec.root, here, genome.lengths, recorded(t))
                    for t in spec.tracks]
-    warn = _gene_warnings(spec, here, genome) + _track_warnings(surveys)
+    warn = _gene_warnings(spec, here, genome) + _track_warnings(surveys, sources)
     if (lost := len(genes) - len(here)):
         warn.insert(0, f'{lost} genes lie on chromosomes that {spec.fasta} lacks')
     faults = assembly_faults(spec.assembly, genome.lengths, here, surveys)
@@ -234,7 +254,11 @@ def check(
     page=None,     # HTML file to write; None for none
 )->Report:         # with `faults`, empty when the files belong together
     "Read a data set, look at everything, and print what was found."
-    report = inspect(DatasetSpec.read(data))
+    spec = DatasetSpec.read(data)
+    d = read_json(spec.root/'dataset.json' if Path(data).is_dir() else Path(data))
+    try: sources = tuple(d['intake']['options']['expression'])
+    except (KeyError, TypeError): sources = ()             # not of `init`
+    report = inspect(spec, sources=sources)
     if page:
         with publish(page) as tmp: Path(tmp).write_text(report.html(), encoding='utf-8')
     print(report)

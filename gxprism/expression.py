@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROGRAMS', 'LOGS', 'UNITS', 'Expression', 'read_expression', 'exon_lengths', 'linear', 'scaled', 'match_rows',
-           'gene_values', 'signal_at_starts']
+           'gene_values', 'read_replicates', 'replicate_values', 'signal_at_starts']
 
 # %% ../nbs/13b_expression.ipynb #ex03
 import csv, re, warnings
@@ -26,7 +26,11 @@ PROGRAMS = {  # program -> columns that tell it, column of identifiers, column o
     'RSEM': (('gene_id', 'effective_length', 'expected_count', 'TPM'), 'gene_id', 'TPM'),
     'StringTie': (('Gene ID', 'Gene Name', 'Coverage', 'TPM'), 'Gene ID', 'TPM'),
     'kallisto': (('target_id', 'eff_length', 'est_counts', 'tpm'), 'target_id', 'tpm'),
-    'featureCounts': (('Geneid', 'Chr', 'Start', 'End', 'Strand', 'Length'), 'Geneid', None)}
+    'featureCounts': (('Geneid', 'Chr', 'Start', 'End', 'Strand', 'Length'), 'Geneid', None),
+    'STAR': (('gene_id', 'unstranded', 'forward', 'reverse'), 'gene_id', None)}  # names are ours
+_NO_GENE = ('N_unmapped', 'N_multimapping', 'N_noFeature', 'N_ambiguous',  # rows of STAR, in order
+            '__no_feature', '__ambiguous', '__too_low_aQual', '__not_aligned',
+            '__alignment_not_unique')                                      # and of htseq-count
 _IDS = ('gene_id', 'geneid', 'gene', 'ensembl_gene_id', 'ensembl_id', 'ensid', 'id', 'name',
         'target_id', 'transcript_id', '')
 _SIZES = ('effectivelength', 'effective_length', 'eff_length', 'length')  # best first
@@ -116,6 +120,7 @@ class Expression:
     column:str           # the column taken
     unit:str             # 'tpm', 'counts', 'fpkm', one of `LOGS`, or '' while nobody said
     rows:pd.DataFrame    # id, value, symbol, length; index: line of the file
+    note:str=''          # why this column; rows that are no gene
 
 def _choose_column(name, head, rows, column, program, gct)->tuple:
     "Columns of identifiers and of values; a `ValueError` asks where there is a choice."
@@ -145,6 +150,19 @@ def _choose_column(name, head, rows, column, program, gct)->tuple:
                          f'one of {", ".join(free)[:200] or "(none)"}')
     return at, head.index(column)
 
+def _star(head, rows, column)->tuple: # names of columns, the one to take, why
+    "Know STAR's table of counts by its rows, and the library's strand by reads without a gene."
+    if (len(head) != 4 or head[0] or [r[0] for r in rows[:4]] != list(_NO_GENE[:4])
+            or not all(map(str.isdecimal, rows[2][1:]))):
+        return head, column, ''
+    names = list(PROGRAMS['STAR'][0])
+    if column is not None: return names, dict(zip(head, names)).get(column, column), ''
+    none = dict(zip(names[1:], map(int, rows[2][1:])))
+    a, b = sorted(names[2:], key=none.get)
+    return names, a if none[a] < none[b]/2 else 'unstranded', 'N_noFeature ' + ' '.join(
+        f'{k} {v:,}' for k, v in none.items())
+
+# %% ../nbs/13b_expression.ipynb #ex33
 def read_expression(
     path:str|Path,        # table; gz too
     column:str|None=None, # the sample or tissue, where there are several
@@ -153,6 +171,7 @@ def read_expression(
     "Read an expression table, recognised by its header; a `ValueError` names file, line and fault."
     path = Path(path)
     head, skip, sep, rows, gct = _header(path)
+    head, column, note = _star(head, rows, column)
     program = next((p for p, (c, *_) in PROGRAMS.items() if set(c) <= set(head)),
                    'GCT' if gct else 'plain')
     if (twice := [h for h in head if h and head.count(h) > 1]):
@@ -166,7 +185,9 @@ def read_expression(
     t = pd.DataFrame(_rows(path, skip, sep, len(head), list(use.values())),
                      columns=['line', *use]).set_index('line').rename_axis(None)
     t = t[(t != '').any(axis=1)]
-    return _checked(path.name, program, head[where], t, unit)
+    if (odd := t.id.str.strip().isin(_NO_GENE)).any():
+        note += '; '*bool(note) + f'{int(odd.sum())} rows count reads of no gene'
+    return replace(_checked(path.name, program, head[where], t[~odd], unit), note=note)
 
 # %% ../nbs/13b_expression.ipynb #ex09
 LOGS = tuple(s for s in SCALES if s != 'none')
@@ -204,7 +225,7 @@ def _checked(name, program, column, t, unit)->Expression:
     called = _CALLED.get(column.lower())
     told = called if program in PROGRAMS and column.lower() != 'tpm' else (
         'tpm' if program in PROGRAMS else None)
-    if program == 'featureCounts': told = 'counts'
+    if program in ('featureCounts', 'STAR'): told = 'counts'
     if unit and (told or called) not in (None, unit):
         warnings.warn(f'{name}: column {column!r} is called {told or called}, and taken for {unit}'
                       ' as --unit says')
@@ -350,10 +371,14 @@ def gene_values(
             raise ValueError(f'{e.name}: counts need the lengths of genes, '
                                                        f'and {annotation.name} has no exons')
         x = _tpm(x, exon_lengths(annotation).reindex(x.index))
-    blank = dict(blank=n) if (n := int(e.rows.value.isna().sum())) else {}
+    more = dict(blank=n) if (n := int(e.rows.value.isna().sum())) else {}
+    if e.unit == 'counts': more['labels'] = 'TPM made from counts by ' + (
+        'the lengths in the table' if own else "the union of each gene's exons")
+    elif e.unit == 'fpkm': more['labels'] = 'TPM made from FPKM'
+    if e.note: more['note'] = e.note
     out = pd.Series(x.reindex(genes.gene_id).to_numpy(float), genes.gene_id)
     return out, how | dict(unmatched=how['rows'] - how['matched'],
-                           labelled=int(out.notna().sum())) | blank, log
+                           labelled=int(out.notna().sum())) | more, log
 
 def _doubt(e):
     "Warn where undone logarithms do not sum as TPM do; of fewer than 50 rows nothing is known."
@@ -362,6 +387,44 @@ def _doubt(e):
         warnings.warn(f'{e.name}: column {e.column!r}: {e.unit} undone gives values with a sum of '
                       f'{total:,.0f}, expected about a million (TPM); if they are counts or FPKM, '
                       'give them without the logarithm and say --unit counts or fpkm')
+
+# %% ../nbs/13b_expression.ipynb #ex31
+def read_replicates(
+    paths,        # tables of one program; gz too
+    columns=(),   # of each table; none: the one there is
+    unit=None,    # what the values are, where the tables do not tell
+)->list:          # an `Expression` for each table and column
+    "Read the replicates of a measurement; a `ValueError` if they are not of one kind."
+    for what, some in (('expression', [Path(p).resolve() for p in paths]), ('column', columns)):
+        if twice := [x for x in some if list(some).count(x) > 1]:
+            raise ValueError(f'--{what}: {getattr(twice[0], "name", twice[0])} stands twice')
+    out = [read_expression(p, c, unit) for p in paths for c in columns or [None]]
+    kind = lambda e: e.program + f' (column {e.column})'*(e.program == 'STAR' and not columns)
+    if other := [e for e in out if kind(e) != kind(out[0])]:
+        raise ValueError(f'--expression: {out[0].name} is of {kind(out[0])}, {other[0].name} of '
+                         f'{kind(other[0])}; expected replicates of one kind')
+    return out
+
+def replicate_values(
+    replicates,              # of `read_replicates`
+    annotation:Annotation,   # transcripts and genes
+    genes:pd.DataFrame,      # of `choose_tss`
+    duplicates:str='refuse', # a gene with two rows: 'refuse', or 'sum'
+)->tuple[pd.Series, dict, list]: # as of `gene_values`; counts that differ are lists
+    "Give each gene the mean TPM of the replicates that have it."
+    x, hows, logs = zip(*(gene_values(e, annotation, genes, duplicates) for e in replicates))
+    if len(x) == 1: return x[0], hows[0], logs[0]
+    each = {k: [h.get(k, 0) for h in hows] for k in {k: 0 for h in hows for k in h}}
+    how = {k: v[0] if v.count(v[0]) == len(v) else v for k, v in each.items()}
+    x = pd.concat(x, axis=1)
+    n = x.notna().sum(axis=1)
+    part = n[(n > 0) & (n < x.shape[1])]
+    log = list(dict.fromkeys(r for rows in logs for r in rows))
+    log += [(g, 'changed', f'mean of {k} of {x.shape[1]} replicates, the others have no value')
+            for g, k in part.items()]
+    return x.mean(axis=1), how | dict(replicates=x.shape[1], labelled=int((n > 0).sum()),
+                                      in_some_only=len(part)), log
+
 
 # %% ../nbs/13b_expression.ipynb #ex25
 def signal_at_starts(

@@ -6,7 +6,7 @@
 __all__ = ['Options', 'add_arguments', 'read_aliases', 'keep_genes', 'init']
 
 # %% ../nbs/13e_intake.ipynb #in03
-import argparse, gzip, json, math, os, re
+import argparse, gzip, io, json, math, os, re, zlib
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -17,13 +17,13 @@ from fastcore.docments import docments
 
 from .sequence import Genome, find_chrom, publish, read_text, reading
 from .signals import Track, check_keys, read_json
-from .genes import Feature, GeneTableSpec, Target
+from .genes import Feature, GeneTableSpec, Target, read_annotation
 from .store import DatasetSpec, seen_from
-from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
-                                read_transcripts, spelled)
-from .expression import gene_values, read_expression, scaled, signal_at_starts
-from .survey import (assembly_faults, known_assembly, make_folds, parse_track, recorded,
-                            survey_track)
+from .annotation import (MRNA_FEATURES, Annotation, choose_tss, mrna_features, mrna_parts,
+                                read_choice, read_transcripts, spelled)
+from .expression import read_replicates, replicate_values, scaled, signal_at_starts
+from .survey import (assembly_faults, known_assembly, make_folds, need_signal, own_fold,
+                            parse_track, recorded, survey_track)
 from .check import Report, check, inspect
 
 # %% ../nbs/13e_intake.ipynb #in06
@@ -32,13 +32,13 @@ class Options:
     "What `init` can be told; on the command line with dashes."
     fasta: str = ''            # genome: FASTA, plain or bgzip
     gtf: str = ''              # annotation: GTF, GFF3, BED or a table of genes; gz too
-    expression: tuple = ()     # one table, or bigWigs: one, or those of plus and minus strand
+    expression: tuple = ()     # table, or those of replicates; or bigWigs: one, or plus and minus
     track: tuple = ()          # NAME=FILE of a bigWig; after colons perhaps a role and a transform
     contacts: tuple = ()       # NAME=FILE of a cool or mcool; after a colon the bases of a bin
     name: str = ''             # name of the data set; that of the folder if not given
     cell: str = ''             # cell line or tissue
     assembly: str = ''         # genome build, such as hg38
-    column: str = ''           # column of the expression table, where it has several
+    column: tuple = ()         # column of the expression table, where it has several; of replicates
     unit: str = ''             # of the expression table, where it does not tell: tpm, counts, ...
     scale: str = 'log10(x+1)'  # scale of the target: none, log10(x+1), log2(x+1) or log(x+1)
     duplicates: str = 'refuse' # a gene with two rows of expression: refuse, or sum
@@ -50,6 +50,8 @@ class Options:
     chromosomes: tuple = ()    # chromosomes to keep; else all but scaffolds and mitochondrion
     aliases: str = ''          # file with a chromosome's name in the annotation, and in the FASTA
     folds: int = 0             # folds by chromosome; 0: half the number of chromosomes, 3 to 12
+    test: tuple = ()           # chromosomes to test on, in one fold of one's own
+    valid: tuple = ()          # chromosomes to validate on, where --test is given
     no_mrna: bool = False      # leave out the eight numbers about each mRNA
     force: bool = False        # go on although the files seem to be of different assemblies
 
@@ -57,7 +59,7 @@ class Options:
         for f in fields(self):
             v = getattr(self, f.name)
             if f.type is tuple and isinstance(v, (list, tuple, str, Path)):
-                v = [v] if isinstance(v, (str, Path)) else v
+                v = [v]*(v != '') if isinstance(v, (str, Path)) else v
                 object.__setattr__(self, f.name, tuple(map(str, v)))
             elif isinstance(v, Path) and f.type is str: object.__setattr__(self, f.name, str(v))
             elif type(v) is not f.type: raise ValueError(
@@ -167,14 +169,14 @@ def _need_files(options:dict):
             if not os.path.exists(os.path.expanduser(file)):
                 raise FileNotFoundError(f'{what}: no file {file}')
 
-def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list]:
-    "Options as given or recorded, files relative to `out`; tracks as dataset.json has them."
+def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list, dict]:
+    "Options as given or recorded, files relative to `out`; tracks as dataset.json has them; edits."
     unknown = sorted(set(given) - {f.name for f in fields(Options)})
     if unknown: raise ValueError(f'unknown options: {", ".join(unknown)}')
     given = {k: v for k, v in asdict(Options(**given)).items() if k in given}
     _need_files(given)
     given = _moved(given, lambda p: seen_from(out, p))
-    if not again: return Options(**given), []
+    if not again: return Options(**given), [], {}
     path = out/'dataset.json'
     if not path.exists(): raise FileNotFoundError(f'--again: no dataset.json in {out}')
     d = read_json(path)
@@ -186,14 +188,107 @@ def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list]:
                 f'found {d.get(k)!r:.60}')
         was = Options(**check_keys(Options, d['intake'].get('options'), 'intake: options'))
         old = [Track.from_dict(t) for t in d['tracks']]
+        mine = GeneTableSpec.from_dict(d.get('genes'))
+        for k in ('decided', 'written'):
+            if not isinstance(d['intake'].get(k, {}), dict): raise ValueError(
+                f'intake: {k}: expected an object with keys, found {d["intake"][k]!r:.60}')
+    mine = _edits(d, mine, was, out)
     name = lambda text: text.partition('=')[0]
     new = {name(t) for k in ('track', 'contacts') for t in given.get(k, ())}
     old = [t for t in old if t.name not in new]
-    o = asdict(was) | given
+    o = asdict(was) | mine['edits'] | given
+    mine['given'] = given.keys()
+    if 'folds' in given: o |= dict(test=(), valid=()) | given      # dealt again
+    elif 'test' in given: o['folds'] = 0
     for k in ('track', 'contacts'):                    # one that was struck out there stays out
         said = [t for t in getattr(was, k) if name(t) in {t.name for t in old}]
         o[k] = said + list(given.get(k, ()))
-    return Options(**o), old
+    return Options(**o), old, mine
+
+# %% ../nbs/13e_intake.ipynb #in46
+_COLUMNS = ('gene_id', 'symbol', 'chrom', 'tss', 'strand', 'biotype', 'transcript_id', 'starts',
+            'tss_rule', 'expression')
+_NAMED = {c: c for c in ('chrom', 'tss', 'strand', 'symbol')} | dict(id='gene_id', tss_base=0)
+
+def _sums(t:pd.DataFrame)->dict: # column -> checksum
+    "What the columns of a table of text hold, whatever wrote its numbers, in whatever order."
+    def shown(x):
+        try: v = float(x)
+        except ValueError: return x
+        return f'{v:.0f}' if v == v//1 else f'{v:.7g}' if v == v else ''
+    t = t.sort_values('gene_id').replace(['NA', 'NaN', 'nan'], '')
+    return {c: zlib.crc32('\n'.join(map(shown, t[c])).encode()) for c in t}
+
+def _edits(d:dict, g:GeneTableSpec, was:Options, out:Path)->dict:
+    "What a hand has changed since `init` wrote; refused is what cannot be carried over."
+    decided = d['intake'].get('decided', {})
+    target = next((t for t in g.targets if t.column == 'expression'), None)
+    made = dict(name=was.name or d.get('name'), assembly=was.assembly or d.get('assembly'),
+                fasta=was.fasta, cell=was.cell, scale=was.scale,
+                folds=list(decided.get('folds', ())),
+                assay='RNA-seq' if target else '', features=list(MRNA_FEATURES)
+                ) | d['intake'].get('written', {})                 # else of a version before
+    bad = [f'dataset.json: genes: {k}: expected {v!r}, as init writes it, found '
+           f'{getattr(g, k)!r}, which --again cannot carry over'
+           for k, v in _NAMED.items() if getattr(g, k) != v]
+    now = {k: d.get(k) for k in ('name', 'assembly', 'fasta')}
+    if target: now |= dict(cell=target.cell, scale=target.scale)
+    table, sums = pd.DataFrame(dict(gene_id=[])), made.get('columns')
+    own = sums or {*_COLUMNS, *made['features'], *made['folds']}
+    if not bad and (out/g.file).exists():
+        table = read_annotation(out/g.file)
+        new = _sums(table) if sums else {}
+        changed = [c for c in new if new[c] != sums.get(c, new[c])]
+        if 'gene_id' in changed: bad.append(
+            f'{g.file}: genes were taken out or added by hand, which --again cannot carry over; '
+            '--chromosomes and --biotype choose genes')
+        elif changed: bad.append(
+            f'{g.file}: column {changed[0]} was changed by hand, and --again writes it anew: give '
+            'your values a column of another name, or remove the file to have it made again')
+    if bad: raise ValueError('; '.join(bad))
+    extra = table.set_index('gene_id')[[c for c in table if c not in own]]
+    return dict(genes=g, made=made, extra=extra,
+                edits={k: v for k, v in now.items() if v != made[k]})
+
+# %% ../nbs/13e_intake.ipynb #in49
+def _carry(mine:dict, table:pd.DataFrame, spec:GeneTableSpec)->tuple:
+    "Put what a hand has added into the new table and its description; tell what that was."
+    g, made, extra, given = (mine[k] for k in ('genes', 'made', 'extra', 'given'))
+    bad = [f'column {c!r} is yours in {g.file}, and now one of init as well: rename yours'
+           for c in extra if c in table]
+    if bad: raise ValueError('; '.join(bad))
+    new = table.gene_id[~table.gene_id.isin(extra.index)]
+    gone = int((~extra.index.isin(table.gene_id)).sum())
+    table = table.join(extra, on='gene_id')
+    dealt = {'folds', 'test', 'valid'} & given
+    folds = [f for f in spec.folds if f in g.folds or f not in made['folds'] or dealt]
+    folds += [f for f in g.folds if f not in made['folds']]
+    default = spec.default_fold if {'test', 'valid'} & given or (
+        g.default_fold == made.get('default_fold', 'fold_1')) else g.default_fold
+    if default is not None and default not in folds:
+        bad.append(f'default_fold {default} is none of the folds now ({", ".join(folds)})')
+    target, = spec.targets or [None]
+    ours = lambda t: target.assay if t.assay in (made['assay'], 'signal') else t.assay
+    mixed = [replace(target, assay=ours(t)) if t.column == 'expression' else t
+             for t in g.targets if target or t.column != 'expression']
+    if target and (not made['assay'] or 'expression' in given) and 'expression' not in {
+            t.column for t in mixed}: mixed.insert(0, target)
+    features = [f for f in g.features if f.column in table or f.column not in made['features']]
+    features += [f for f in spec.features if f.column not in made['features']]
+    for what, names in (('target', [t.column for t in mixed]), ('fold', folds),
+                        ('feature', [f.column for f in features])):
+        bad += [f'{what} {c}: no such column in {g.file}' for c in names if c not in table]
+        bad += [f'{what} {c} has no value for {len(new)} genes that {g.file} had not, such as '
+                f'{new.iloc[0]}: take it out of dataset.json, or add them' for c in names
+                if c in extra and len(new) and what != 'target']
+    if bad: raise ValueError('; '.join(bad))
+    said = [*(f'column {c}' for c in extra), *(f'fold {f}' for f in folds if f in extra),
+            *[f'default_fold {default}']*(default != spec.default_fold),
+            *[f'{g.file}, from now on {spec.file}']*(g.file != spec.file)]
+    if len(extra.columns): said += [f'{n} genes {what}' for n, what in (
+        (len(new), 'without a value'), (gone, 'no longer there')) if n]
+    return table, replace(spec, folds=tuple(folds), default_fold=default, targets=tuple(mixed),
+                          features=tuple(features)), said
 
 # %% ../nbs/13e_intake.ipynb #in20
 def _tracks(o:Options, old:list, out:Path)->list[tuple]:
@@ -203,7 +298,11 @@ def _tracks(o:Options, old:list, out:Path)->list[tuple]:
         for text in texts:
             t, how = parse_track(text, kind)
             if t.name in made and t.name not in {r.name for r in old}:
-                raise ValueError(f'--track: the name {t.name!r} stands twice')
+                option, how = ('contacts', 'add them with cooler merge') if kind == 'contact' else (
+                    'track', 'average them into one bigWig (bigwigAverage of deepTools, or '
+                    'wiggletools mean)')
+                raise ValueError(f'--{option}: the name {t.name!r} stands twice; if they are '
+                                 f'replicates, {how}')
             if t.name not in made: made[t.name] = t, how
     for t, _ in made.values():
         if not (out/t.file.split('::')[0]).exists():
@@ -214,12 +313,16 @@ def _need_one_or_two(option:str, files):
     "Refuse a third bigWig: the two are those of the plus and the minus strand."
     if len(files) > 2:
         raise ValueError(f'--{option}: expected one or two bigWigs, found {len(files)}')
+    for f in files: need_signal(f'--{option}', f)
 
 def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tuple:
     "Expression of every gene on the scale asked for, how it was found, rows for intake.tsv, assay."
     if not o.expression: return None, {}, [], ''
     paths = [out/p for p in o.expression]
-    if paths[0].suffix.lower() in ('.bw', '.bigwig'):
+    signal = [p.suffix.lower() in ('.bw', '.bigwig') for p in paths]
+    if any(signal) and not all(signal):
+        raise ValueError('--expression: expected tables, or bigWigs, found both')
+    if any(signal):
         _need_one_or_two('expression', paths)
         x = signal_at_starts(paths, genes.assign(chrom=genes.spelled.fillna(genes.chrom)))
         how = dict(by='sum within 192 bases of the start', labelled=int(x.notna().sum()))
@@ -228,10 +331,12 @@ def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tup
                              f'{", ".join(list(dict.fromkeys(genes.chrom))[:4])})')
         log, assay = [], 'signal'
     else:
-        if len(paths) > 1: raise ValueError(f'--expression: expected one table, found {len(paths)}')
-        e = read_expression(paths[0], o.column or None, o.unit or None)
-        x, how, log = gene_values(e, annotation, genes, o.duplicates)
-        how, assay = dict(program=e.program, column=e.column, unit=e.unit) | how, 'RNA-seq'
+        for p in paths: need_signal('--expression', p)
+        each = read_replicates(paths, o.column, o.unit or None)
+        x, how, log = replicate_values(each, annotation, genes, o.duplicates)
+        told = {k: ' and '.join(dict.fromkeys(getattr(e, k) for e in each))
+                for k in ('program', 'column', 'unit')}
+        how, assay = told | how, 'RNA-seq' + ', TPM made from counts'*('counts' in told['unit'])
     if (x < 0).any():
         raise ValueError(f'{paths[0].name}: expected expression of at least 0, found {x.min():g}')
     return scaled(x, o.scale), how, log, assay
@@ -254,13 +359,39 @@ def _none_left(name:str, many:int, log:list)->str:
     why = '; '.join(f'{w} ({n})' for w, n in why.value_counts().head(3).items())
     return f'{name}: none of {many} genes is left: {why}; see --biotype and --chromosomes'
 
+# %% ../nbs/13e_intake.ipynb #in50
+def _describe(o, mine, out, lengths, table, folds, features, surveys, assay)->tuple:
+    "The description, the table with what a hand has added, and what tells the two apart later."
+    target = Target('expression', assay, o.cell, o.scale)
+    spec = GeneTableSpec('genes.tsv.gz', 'gene_id', 'chrom', 'tss', 'strand', 'symbol', 0,
+                         [target] if assay else [], [Feature(c) for c in features],
+                         folds, 'fold_1')
+    spec = DatasetSpec(o.name or re.sub(r'\W+', '_', out.name).strip('_') or 'cells',
+                       o.assembly or known_assembly(lengths) or 'unknown', o.fasta, spec,
+                       tuple(s.track for s in surveys), out)
+    if (bad := [b for b in spec.problems() if not b.startswith('genes: file')]):
+        raise ValueError('; '.join(bad))
+    said = []
+    text = pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
+    written = dict(name=spec.name, assembly=spec.assembly, fasta=o.fasta, cell=o.cell,
+                   scale=o.scale, assay=assay, folds=folds, default_fold='fold_1',
+                   features=features, columns=_sums(text))
+    if mine:
+        table, new, said = _carry(mine, table, spec.genes)
+        spec = replace(spec, genes=new)
+        said += [f'{k} {getattr(o, k)}' for k in mine['edits'] if k not in mine['given']]
+    return spec, table, dict(written=written, said=said)
+
 # %% ../nbs/13e_intake.ipynb #in21
-def _collect(o:Options, old:list, out:Path)->dict:
+def _collect(o:Options, old:list, mine:dict, out:Path)->dict:
     "Do everything that `init` does, but write nothing."
     for key in ('fasta', 'gtf'):
         if not getattr(o, key): raise ValueError(f'--{key}: expected a file, found none')
     if o.tss_base not in (-1, 0, 1):
         raise ValueError(f'--tss-base: expected 0 or 1, found {o.tss_base}')
+    if o.folds and (o.test or o.valid):
+        raise ValueError('--folds deals chromosomes, --test and --valid name them: '
+                         'expected one way')
     _need_one_or_two('cage', o.cage)
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
@@ -297,21 +428,14 @@ def _collect(o:Options, old:list, out:Path)->dict:
         raise ValueError(f'files of different assemblies? {"; ".join(faults)} '
                          '(--force goes on all the same)')
     labelled = table.expression.notna() if y is not None else table.tss.notna()
-    folds, groups = make_folds(table, labelled.to_numpy(), o.folds or None)
+    folds, groups = make_folds(table, labelled.to_numpy(), o.folds or None) if not (
+        o.test or o.valid) else own_fold(table, labelled.to_numpy(), o.test, o.valid)
     decided = dict(genes=count, starts=table.tss_rule.value_counts().to_dict(), expression=how,
                    mrna=scale, tracks={s.track.name: s.reason for s in surveys}, folds=groups,
                    faults=faults)
-    target = Target('expression', assay, o.cell, o.scale)
-    spec = GeneTableSpec('genes.tsv.gz', 'gene_id', 'chrom', 'tss', 'strand', 'symbol', 0,
-                         [target] if assay else [], [Feature(c) for c in features],
-                         list(folds), 'fold_1')
-    spec = DatasetSpec(o.name or re.sub(r'\W+', '_', out.name).strip('_') or 'cells',
-                       o.assembly or known_assembly(genome.lengths) or 'unknown', o.fasta, spec,
-                       tuple(s.track for s in surveys), out)
-    if (bad := [b for b in spec.problems() if not b.startswith('genes: file')]):
-        raise ValueError('; '.join(bad))
-    return dict(spec=spec, table=pd.concat([table, folds], axis=1), log=log, surveys=surveys,
-                decided=decided)
+    spec, table, more = _describe(o, mine, out, genome.lengths, pd.concat([table, folds], axis=1),
+                                  list(folds), features, surveys, assay)
+    return dict(spec=spec, table=table, log=log, surveys=surveys, decided=decided) | more
 
 # %% ../nbs/13e_intake.ipynb #in22
 def init(
@@ -321,16 +445,16 @@ def init(
 )->Report:             # what was found; ValueError or FileNotFoundError in one line otherwise
     "Make a data set from a laboratory's files; print the report and write it beside the data set."
     out = Path(out).expanduser().resolve()
-    o, old = _read_options(out, again, options)
+    o, old, mine = _read_options(out, again, options)
     ours = out/'dataset.json'
-    mine = ours.exists() and ours.stat().st_size > 0 and 'intake' in read_json(ours)
+    known = ours.exists() and ours.stat().st_size > 0 and 'intake' in read_json(ours)
     there = [f for f in _MADE if (out/f).exists()]
-    if there and not (mine or _begun(out)):
+    if there and not (known or _begun(out)):
         raise FileExistsError(f'{out/there[0]}: was not written by init; give another folder')
     made = [p for p in (out, *out.parents) if not p.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)           # files are found from within it
-        return _write(_collect(o, old, out), o, out, there)
+        return _write(_collect(o, old, mine, out), o, out, there)
     except BaseException:
         for p in made:
             with suppress(OSError): p.rmdir()
@@ -357,7 +481,8 @@ def _no_numbers(x, at='')->list[str]: # one sentence each
 
 def _write(got:dict, o:Options, out:Path, there:list)->Report:
     "Write all that was collected beside the old; put it in place at the end; print the report."
-    d = got['spec'].to_dict() | dict(intake=dict(options=asdict(o), decided=got['decided']))
+    d = got['spec'].to_dict() | dict(intake=dict(
+        options=asdict(o), decided=got['decided'], written=got['written']))
     if bad := _no_numbers(d): raise ValueError(bad[0])
     log = pd.DataFrame(got['log'], columns=['what', 'id', 'action', 'reason'])
     write = {'intake.tsv': log.to_csv(sep='\t', index=False).encode(),
@@ -370,11 +495,12 @@ def _write(got:dict, o:Options, out:Path, there:list)->Report:
         for name, content in write.items(): new[name].write_bytes(content)
         spec = got['spec']
         spec = replace(spec, genes=replace(spec.genes, file=str(new['genes.tsv.gz'])))
-        report = inspect(spec, got['surveys'], new['intake.tsv'])
+        report = inspect(spec, got['surveys'], new['intake.tsv'], o.expression)
         new['intake.html'].write_text(report.html(), encoding='utf-8')
     total, kept = (got['decided']['genes'][k] for k in ('annotated', 'kept'))
     print(f'{total:,} genes in the annotation, {kept:,} kept, {total - kept:,} left out')
     print('expression:', ', '.join(f'{k} {v}' for k, v in got['decided']['expression'].items()) or
           'none')
+    if got['said']: print('kept as you changed it:', ', '.join(got['said']))
     print(report, f'\nwritten to {out}: {", ".join(write)}, intake.html')
     return report
