@@ -217,7 +217,8 @@ def collect(
                  ', '.join(sorted(genes.chrom[genes.split == p].unique())))
              for p in ('train', 'valid', 'test', *[LEFT_OUT]*bool(lost))}
     return dict(
-        name=name, strange=strange, lost=lost, runs=runs, store=store, genes=genes, said=said, test=test, data=data,
+        name=name, strange=strange, lost=lost,
+        runs=runs, store=store, genes=genes, said=said, test=test, data=data,
         tracks=tracks, trainings=_trainings(runs), curves=[curves(r) for r in runs],
         split=pd.DataFrame([(p, *v) for p, v in parts.items()],
                            columns=['part', 'genes', 'labelled', 'chromosomes']),

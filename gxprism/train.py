@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'shift_said', 'learning_rate', 'parameter_groups',
            'ChunkSampler', 'together', 'Genes', 'batches', 'Diverged', 'store_inputs', 'pick_device', 'fit',
-           'TrainedRun', 'load_run', 'unlike', 'check_store', 'elsewhere', 'predict', 'evaluate', 'train_one']
+           'TrainedRun', 'load_run', 'unlike', 'elsewhere', 'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import contextlib, json, math, shutil, signal, warnings
@@ -644,23 +644,6 @@ def _answers(
         with ThreadPoolExecutor(threads) as pool: yield from pool.map(one, pieces[1:])
     finally: torch.set_num_threads(threads)
 
-# %% ../nbs/26_train.ipynb #f102
-def check_store(
-    r:TrainedRun,    # a model
-    store:GeneStore, # genes for it
-):
-    "Refuse a store that does not fit a model; ValueError names every difference."
-    diff = unlike(r.config['inputs'], store_inputs(store))
-    scale = {t.column: t.scale for t in store.table.targets}.get(r.train.target)
-    if scale is not None and r.config.get('scale', scale) != scale:
-        diff.append(f'scale of target {r.train.target}: expected {r.config["scale"]!r}, '
-                    f'found {scale!r}')
-    if diff: raise ValueError(f'{store.path}: this store does not fit the model: '
-                              + '; '.join(diff))
-    if r.train.window > store.window:
-        raise ValueError(f'{store.path}: window: expected at least the {r.train.window} bases that '
-                         f'the model reads, found {store.window}')
-
 def elsewhere(
     r:TrainedRun,      # a model
     store:GeneStore,   # its data, or others
@@ -682,8 +665,25 @@ def elsewhere(
             'validation genes' + ', which its fold does not keep apart from those of others'
             *(not d['by_chromosome'])), seen.to_numpy()
 
+# %% ../nbs/26_train.ipynb #f102
+def check_store(
+    r:TrainedRun,    # a model
+    store:GeneStore, # genes for it
+):
+    "Refuse a store that does not fit a model; ValueError names every difference."
+    diff = unlike(r.config['inputs'], store_inputs(store))
+    scale = {t.column: t.scale for t in store.table.targets}.get(r.train.target)
+    if scale is not None and r.config.get('scale', scale) != scale:
+        diff.append(f'scale of target {r.train.target}: expected {r.config["scale"]!r}, '
+                    f'found {scale!r}')
+    if diff: raise ValueError(f'{store.path}: this store does not fit the model: '
+                              + '; '.join(diff))
+    if r.train.window > store.window:
+        raise ValueError(f'{store.path}: window: expected at least the {r.train.window} bases that '
+                         f'the model reads, found {store.window}')
+
 def predict(
-    run,                 # folder of a run, a `TrainedRun`, or a list that differ in their seed
+    run,                 # folder of a run, or a `TrainedRun`
     store:GeneStore,     # genes to predict
     want:str='both',     # 'direct' (fastest), 'adjusted' or 'both'
     rows=None,           # rows of the store, see `as_rows`; None for every gene
@@ -691,16 +691,10 @@ def predict(
     device:str='auto',   # 'auto', 'cpu' or 'gpu'
     progress:bool=False, # show a progress bar
 # gene_id, chrom, tss (0-based), split, observed, direct, adjusted (NaN where not asked for); of
-# several runs the mean, with `direct_sd` and `adjusted_sd`; of other data than those of the
-# training also `seen`: on a chromosome of its training or validation genes
+# other data than its own also `seen`: on a chromosome of its training or validation genes
 )->pd.DataFrame:
     "Predict genes of a store; ValueError if the store does not fit the model."
     from tqdm.auto import tqdm
-    if isinstance(run, (list, tuple)):
-        from gxprism.chain import averaged
-        from gxprism.tracks import open_runs
-        runs, store = open_runs(run, store)
-        return averaged([predict(r, store, want, rows, batch_size, device, progress) for r in runs])
     r = run if isinstance(run, TrainedRun) else load_run(run)
     check_store(r, store)
     rows = np.arange(len(store)) if rows is None else as_rows(rows, len(store))
