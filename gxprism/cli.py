@@ -158,31 +158,123 @@ def _threads(a):
 
 # %% ../nbs/39_cli.ipynb #l012
 def _opened(a):
-    "The run, and the store in the direction in which the run reads."
+    "Runs that differ in their seed, and the store in the direction in which they read."
     from gxprism.store import GeneStore
+    from gxprism.tracks import open_runs
     from gxprism.weights import load
-    run, store = load(a.run, progress=a.progress, **settings(a.set)), GeneStore(a.store)
-    return run, store.oriented() if run.config['inputs'].get('oriented') else store
+    more = settings(a.set)
+    return open_runs([load(r, progress=a.progress, **more) for r in a.run], GeneStore(a.store))
+
+def _seeds(runs, what):
+    "What is said about several runs."
+    some = ', '.join(str(r.train.seed) for r in runs)
+    return f'mean {what} of {len(runs)} seeds ({some})' if len(runs) > 1 else ''
 
 def _predict(a):
-    from gxprism.train import predict
-    (out, (run, store)), lost = (_out(a.out), _opened(a)), ''
+    from gxprism.chain import averaged
+    from gxprism.train import elsewhere, predict
+    (out, (runs, store)), said = (_out(a.out), _opened(a)), []
+    if a.fill_features and not a.genes: raise ValueError('--fill-features: expected with --genes')
+    target = runs[0].train.target
+    scale = runs[0].config.get('scale') or {t.column: t.scale
+                                            for t in store.table.targets}.get(target, 'none')
+    if a.scale == 'tpm' and scale != 'log10(x+1)':
+        raise ValueError(f'--scale tpm: expected a run whose target is log10(x+1), found {scale!r}')
+    own = runs[0].config.get('store') == store.fingerprint
     with tempfile.TemporaryDirectory() as new:
-        if a.genes:
-            from gxprism.chain import new_genes
-            store = new_genes(store, a.genes, Path(new)/'store', a.progress)
-            lost = _left_out(store)
-        table = predict(run, store, want=a.want, batch_size=a.batch_size, device=a.device,
-                        progress=a.progress)
+        if a.genes: store, said = _new_genes(a, runs[0], store, new)
+        table = averaged([predict(r, store, a.want, None, a.batch_size, a.device, a.progress)
+                          for r in runs])
+        if not own or 'trained_on' in runs[0].config:          # an older one cannot say
+            said.append(elsewhere(runs[0], store, table.chrom)[0])
         del store
+    unit = f'{target}, scale {scale}'
+    if a.scale == 'tpm':
+        k = ['observed', 'direct', 'adjusted']
+        table[k] = 10**table[k].astype(float) - 1
+        unit = f'{target} in TPM' + f' (direct_sd and adjusted_sd: {scale})'*(len(runs) > 1)
     write_table(table, out)
-    print(f'{out}: {len(table)} genes, {table.observed.notna().sum()} of them labelled',
-          *[lost]*bool(lost), sep='\n', file=sys.stdout if out.is_file() else sys.stderr)
+    print(f'{out}: {len(table)} genes, {table.observed.notna().sum()} of them labelled; {unit}',
+          *filter(None, [_seeds(runs, 'prediction'), *said]), sep='\n',
+          file=sys.stdout if out.is_file() else sys.stderr)
 
 def _evaluate(a):
-    from gxprism.train import evaluate, predict
-    table = predict(*_opened(a), device=a.device, progress=a.progress)
-    print(evaluate(table, a.split, n_boot=a.bootstrap).round(4).to_string(index=False))
+    from gxprism.train import elsewhere, evaluate, predict
+    runs, store = _opened(a)
+    tables = [predict(r, store, device=a.device, progress=a.progress) for r in runs]
+    t = tables[0][(tables[0].split == a.split) & tables[0].observed.notna()]
+    said, seen = elsewhere(runs[0], store, t.chrom, f'labelled {a.split} genes')
+    if seen is not None and a.split == 'test': said += ' and are left out'
+    for line in filter(None, (said, _seeds(runs, 'score'))): print(line)
+    print(evaluate(tables, a.split, n_boot=a.bootstrap).round(4).to_string(index=False))
+
+# %% ../nbs/39_cli.ipynb #un39
+def _unfinished(a):
+    "Say which runs are not known to be finished; weights that were given away have a card."
+    from gxprism.state import read_json
+    for r in a.run if isinstance(a.run, list) else [a.run]:
+        folder = Path(r).expanduser()
+        if not (folder/'model.safetensors').is_file() or (folder/'README.md').is_file(): continue
+        try: read_json(folder/'done.json')['best_val_mse']
+        except (OSError, ValueError, KeyError) as e:
+            what = 'missing' if isinstance(e, OSError) else 'damaged'
+            print(f'gxprism {a.command}: {r}: done.json is {what}, so the training may not be '
+                  'finished; the best weights so far are used', file=sys.stderr)
+
+def _left_out(store):
+    "A line that names the genes that a store left out, and why; empty if there is none."
+    import pandas as pd
+    t = pd.read_csv(store.path/'left_out.tsv', sep='\t', dtype=str, keep_default_na=False)
+    some = lambda words: ', '.join(words[:5]) + f' and {len(words) - 5} more'*(len(words) > 5)
+    why = [f'{some(list(g.gene_id))} ({r})' for r, g in t.groupby('reason', sort=False)]
+    return f'left out: {len(t)} of {store.manifest["counts"]["genes_in"]} genes: {some(why)}' \
+        if len(t) else ''
+
+def _new_genes(a, run, store, folder):
+    "A store of the genes of a table; lines about features that were filled, and genes left out."
+    import pandas as pd
+    from gxprism.chain import new_genes
+    from gxprism.genes import _complain, _read_text, split_indices
+    from gxprism.sequence import reading
+    path, names = Path(a.genes).expanduser(), [f.column for f in store.table.features]
+    with reading(path): head, rows, _, bad = _read_text(path)
+    lost, said, mean = [c for c in names if c not in head], '', ()
+    if lost and not a.fill_features:
+        raise ValueError(f'{path}: lacks {len(lost)} of the {len(names)} features per gene that '
+                         f'the model reads ({", ".join(lost)}): add these columns, or give '
+                         '--fill-features, which takes the mean of the training genes')
+    if lost:
+        _complain(path.name, bad)
+        table = pd.DataFrame(rows, columns=head).assign(**dict.fromkeys(lost, '0'))
+        path = Path(folder)/path.name.removesuffix('.gz')
+        table.to_csv(path, sep=',' if path.suffix == '.csv' else '\t', index=False)
+        std = run.config['model_config'].get('standardize')
+        mean = run.model.feature_mean.cpu() if std else store._features[split_indices(
+            store.genes, run.train.fold, 'train', run.train.target)].mean(0)
+    new = new_genes(store, path, Path(folder)/'store', a.progress)
+    for c in lost: new._features[:, names.index(c)] = mean[names.index(c)]
+    if lost: said = (f'{len(lost)} of {len(names)} features per gene at the mean of the training '
+                     f'genes, for all {len(new)} genes: {", ".join(lost)}')
+    return new, [said, _left_out(new)]
+
+# %% ../nbs/39_cli.ipynb #c008
+def _fetch(a):
+    from gxprism import sources
+    table = sources.sources_table(a.name or '')
+    if a.name is None or a.name and a.name not in sources.SOURCES and not a.out:
+        print(table.to_string())
+        return
+    if not a.out: raise ValueError('--out: expected a folder to put the file in')
+    auth = None
+    if a.auth:                             # a file, since arguments are seen by everybody
+        from gxprism.sequence import reading
+        with reading(a.auth): auth = Path(a.auth).read_text(encoding='utf-8').split()
+        if len(auth) != 2:
+            raise ValueError(f'--auth {a.auth}: expected a key and a secret, found {len(auth)} '
+                             'words')
+    for name in table.index:               # a group such as yeast, one by one
+        print(sources.fetch(name, a.out, accept_licence=a.accept_licence, progress=a.progress,
+                            pattern=a.pattern, auth=auth and tuple(auth)))
 
 def _check(a):
     if not (a.data or a.store or a.schema):
@@ -209,47 +301,6 @@ def _init(a):
     from gxprism.intake import init
     given = {k: v for k, v in vars(a).items() if k not in ('command', 'call', 'progress')}
     init(**given)
-
-# %% ../nbs/39_cli.ipynb #un39
-def _unfinished(a):
-    "Say which runs are not known to be finished; weights that were given away have a card."
-    from gxprism.state import read_json
-    for r in a.run if isinstance(a.run, list) else [a.run]:
-        folder = Path(r).expanduser()
-        if not (folder/'model.safetensors').is_file() or (folder/'README.md').is_file(): continue
-        try: read_json(folder/'done.json')['best_val_mse']
-        except (OSError, ValueError, KeyError) as e:
-            what = 'missing' if isinstance(e, OSError) else 'damaged'
-            print(f'gxprism {a.command}: {r}: done.json is {what}, so the training may not be '
-                  'finished; the best weights so far are used', file=sys.stderr)
-
-def _left_out(store):
-    "A line that names the genes that a store left out, and why; empty if there is none."
-    import pandas as pd
-    t = pd.read_csv(store.path/'left_out.tsv', sep='\t', dtype=str, keep_default_na=False)
-    some = lambda words: ', '.join(words[:5]) + f' and {len(words) - 5} more'*(len(words) > 5)
-    why = [f'{some(list(g.gene_id))} ({r})' for r, g in t.groupby('reason', sort=False)]
-    return f'left out: {len(t)} of {store.manifest["counts"]["genes_in"]} genes: {some(why)}' \
-        if len(t) else ''
-
-# %% ../nbs/39_cli.ipynb #c008
-def _fetch(a):
-    from gxprism import sources
-    table = sources.sources_table(a.name or '')
-    if a.name is None or a.name and a.name not in sources.SOURCES and not a.out:
-        print(table.to_string())
-        return
-    if not a.out: raise ValueError('--out: expected a folder to put the file in')
-    auth = None
-    if a.auth:                             # a file, since arguments are seen by everybody
-        from gxprism.sequence import reading
-        with reading(a.auth): auth = Path(a.auth).read_text(encoding='utf-8').split()
-        if len(auth) != 2:
-            raise ValueError(f'--auth {a.auth}: expected a key and a secret, found {len(auth)} '
-                             'words')
-    for name in table.index:               # a group such as yeast, one by one
-        print(sources.fetch(name, a.out, accept_licence=a.accept_licence, progress=a.progress,
-                            pattern=a.pattern, auth=auth and tuple(auth)))
 
 # %% ../nbs/39_cli.ipynb #d413
 def _geneexp(a):
@@ -452,6 +503,8 @@ def _options(
     common = {
         '--store': dict(required=True, help='folder of the store'),
         '--run': dict(required=True, help='folder of the run, .zip of one, or hub:owner/name'),
+        '--run(s)': dict(nargs='+', required=True, help='folder of the run, .zip of one, or '
+                         'hub:owner/name; several: seeds of one model'),
         '--runs': dict(nargs='+', required=True, help='folders of runs that differ in seed'),
         '--seed': dict(type=_whole(0), default=2, help='random seed'),
         '--device': dict(choices=('auto', 'cpu', 'gpu'), default='auto', help='where to compute'),
@@ -464,7 +517,7 @@ def _options(
                            help="read every gene in its own direction, 5' to 3'"
                                                      ' (the papers read along the chromosome)'),
     }
-    for n in names: p.add_argument('--run' if n == '--runs' else n, **common[n])
+    for n in names: p.add_argument('--run' if n in ('--runs', '--run(s)') else n, **common[n])
     if '--device' in names:
         p.add_argument('--import', dest='own', metavar='FILE.py', nargs='+',
                        help='Python files of yours to execute first, which register models')
@@ -531,17 +584,22 @@ def _model_commands(add):
     p = add('predict', _predict, 'predict every gene of a store, labelled or not, or new genes')
     p.add_argument('--genes', metavar='FILE', help='table of other genes to predict: columns as in '
                    "the data set's own, without targets and folds")
+    p.add_argument('--fill-features', action='store_true', help='features per gene that --genes '
+                   'lacks: the mean of the training genes (default: refused)')
+    p.add_argument('--scale', choices=('labels', 'tpm'), default='labels', help='as the labels of '
+                   'the training, or tpm: 10^y - 1 of labels that are log10(TPM + 1)')
     p.add_argument('--out', required=True,
                    help='file to write: gene_id, chrom, tss (0-based), split, observed, direct, '
-                   'adjusted')
+                   'adjusted; of several runs the mean and sd; of other data than those of the '
+                   'training: seen, on a chromosome that it used')
     p.add_argument('--want', choices=('both', 'direct', 'adjusted'), default='both',
                    help='direct alone needs one pass per gene')
     p.add_argument('--batch-size', type=_whole(), default=256, help='genes per pass')
-    _options(p, '--store', '--run', '--set', '--device')
+    _options(p, '--store', '--run(s)', '--set', '--device')
     p = add('evaluate', _evaluate, 'score a model on the labelled genes of one part of its fold')
     p.add_argument('--split', choices=('train', 'valid', 'test'), default='test', help='part')
     p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
-    _options(p, '--store', '--run', '--set', '--device')
+    _options(p, '--store', '--run(s)', '--set', '--device')
 
 # %% ../nbs/39_cli.ipynb #d411
 class _Parser(argparse.ArgumentParser):

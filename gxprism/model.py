@@ -192,6 +192,11 @@ def head(
     return nn.Sequential(*layers)
 
 # %% ../nbs/19_model.ipynb #m0165
+@torch.no_grad()
+def _unstretched(net, *args):
+    "An input that is constant in training is divided by 1; older weights hold 1e-6 there."
+    for std in (net.signal_std, net.feature_std): std[std <= 1.001e-6] = 1
+
 class Net(nn.Module):
     "A model of expression; a subclass defines `read`, from a batch to a vector per gene."
     config_class, wants = NetConfig, ('direct', 'both')
@@ -207,6 +212,7 @@ class Net(nn.Module):
         for name, size in (('signal', cfg.n_tracks), ('feature', cfg.n_features)):
             self.register_buffer(f'{name}_mean', torch.zeros(size), persistent=cfg.standardize)
             self.register_buffer(f'{name}_std', torch.ones(size), persistent=cfg.standardize)
+        self.register_load_state_dict_post_hook(_unstretched)
     def make_head(self, width:int):
         "Build the head for a vector of so many channels."
         c = self.cfg
@@ -217,8 +223,10 @@ class Net(nn.Module):
         "Take mean and deviation of signals and features from training genes, if `standardize`."
         if not self.cfg.standardize: return
         for name, x in (('signal', batch.signals.flatten(0, 1)), ('feature', batch.features)):
-            getattr(self, f'{name}_mean').copy_(x.mean(0))
-            getattr(self, f'{name}_std').copy_(x.std(0).clamp_min(1e-6))
+            same = x.amin(0) == x.amax(0)          # exactly, whatever a mean is rounded to
+            getattr(self, f'{name}_mean').copy_(torch.where(same, x[0], x.mean(0)))
+            getattr(self, f'{name}_std').copy_(torch.where(same, 1, x.std(0)))
+        _unstretched(self)
     def start_at(self, mean:float):
         "Begin with the mean of the training genes as everybody's prediction, if `standardize`."
         if self.cfg.standardize: nn.init.constant_(self.head[-1].bias, mean)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'shift_said', 'learning_rate', 'parameter_groups',
            'ChunkSampler', 'together', 'Genes', 'batches', 'Diverged', 'store_inputs', 'pick_device', 'fit',
-           'TrainedRun', 'load_run', 'unlike', 'check_store', 'predict', 'evaluate', 'train_one']
+           'TrainedRun', 'load_run', 'unlike', 'elsewhere', 'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
 import contextlib, json, math, shutil, signal, warnings
@@ -19,8 +19,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .sequence import digest, publish, random_reverse_complement, validate
-from .genes import labelled, split_indices
+from .sequence import (digest, find_chrom, publish, random_reverse_complement,
+                              validate)
+from .genes import fold_table, labelled, split_indices
 from .store import Batch, GeneStore, as_rows
 from .metrics import blocks, bootstrap
 from .state import (alone, difference, fill, pack, read_json, read_tensors, unpack,
@@ -429,6 +430,12 @@ def _young(model, now, was):
     return {k: json.loads(json.dumps(usual[k])) for k in now
             if k not in was and usual.get(k) == now[k]} | was
 
+def _trained_on(store, fold, train, valid)->dict:
+    "Whose genes a training sees: name of the data set, chromosomes of the two parts that it uses."
+    names = lambda rows: sorted(store.genes.chrom.iloc[rows].unique())
+    return dict(name=store.manifest['spec']['name'], train=names(train), valid=names(valid),
+                by_chromosome=not any(fold_table(store.genes, fold).shared))
+
 def _claim(
     folder:Path,  # run folder
     config:dict,  # what is to be run there
@@ -439,6 +446,7 @@ def _claim(
     if there and (folder/'config.json').exists():
         now, was = json.loads(json.dumps(config)), read_json(folder/'config.json')
         was.get('inputs', {}).setdefault('bases', now['inputs'].get('bases'))  # not always told
+        if 'trained_on' not in was: del now['trained_on']              # nor this
         was['model_config'] = _young(config['model'], now['model_config'],
                                      was.get('model_config') or {})
         if diff := difference(was, now):
@@ -497,7 +505,8 @@ def fit(
     if hasattr(net, 'start_at'): net.start_at(float(store.genes[tcfg.target].iloc[train].mean()))
     scale = {t.column: t.scale for t in store.table.targets}[tcfg.target]
     config = dict(format=RUN_FORMAT, model=model, model_config=asdict(mcfg), scale=scale,
-                  train_config=asdict(tcfg), inputs=store_inputs(store), store=store.fingerprint)
+                  train_config=asdict(tcfg), inputs=store_inputs(store), store=store.fingerprint,
+                  trained_on=_trained_on(store, tcfg.fold, train, valid))
     return _fit(run, config, net, tcfg, store, stream, valid, progress, device, stop_after, devices,
                 nodes)
 
@@ -635,6 +644,27 @@ def _answers(
         with ThreadPoolExecutor(threads) as pool: yield from pool.map(one, pieces[1:])
     finally: torch.set_num_threads(threads)
 
+def elsewhere(
+    r:TrainedRun,      # a model
+    store:GeneStore,   # its data, or others
+    chrom:pd.Series,   # chromosomes of some of these genes; `(n,)`
+    what:str='genes',  # what to call them
+)->tuple: # a line, '' for its own data; who lies where it was trained, None if not known; `(n,)`
+    "Whether other data than those of the training are asked about, and how many genes it has seen."
+    if r.config.get('store') == store.fingerprint: return '', None
+    d, here = r.config.get('trained_on'), store.manifest['spec']['name']
+    if not d:
+        return (f'trained on another store than this one of {here}, and the run is too old to say '
+                f'on which chromosomes: whether these {len(chrom):,} {what} are new to it is not '
+                'known'), None
+    known = dict.fromkeys([*d['train'], *d['valid']])
+    seen = chrom.map({c: find_chrom(c, known) is not None for c in chrom.unique()}).astype(bool)
+    said = f'trained on {d["name"]}, not on {here}' if d['name'] != here else \
+        f'trained on another store of {here}'
+    return (f'{said}: {seen.sum():,} of {len(seen):,} {what} lie on chromosomes of its training or '
+            'validation genes' + ', which its fold does not keep apart from those of others'
+            *(not d['by_chromosome'])), seen.to_numpy()
+
 # %% ../nbs/26_train.ipynb #f102
 def check_store(
     r:TrainedRun,    # a model
@@ -660,7 +690,8 @@ def predict(
     batch_size:int=256,  # most genes at once; a processor takes fewer
     device:str='auto',   # 'auto', 'cpu' or 'gpu'
     progress:bool=False, # show a progress bar
-# gene_id, chrom, tss (0-based), split, observed, direct, adjusted (NaN where not asked for)
+# gene_id, chrom, tss (0-based), split, observed, direct, adjusted (NaN where not asked for); of
+# other data than its own also `seen`: on a chromosome of its training or validation genes
 )->pd.DataFrame:
     "Predict genes of a store; ValueError if the store does not fit the model."
     from tqdm.auto import tqdm
@@ -676,23 +707,36 @@ def predict(
     y = torch.cat(out, 1).cpu().numpy() if out else np.zeros((2, 0), np.float32)
     g = store.genes.iloc[rows]
     split, observed = (g[c] if c in g else None for c in (r.train.fold, r.train.target))
-    return pd.DataFrame(dict(gene_id=g.gene_id, chrom=g.chrom, tss=g.tss, split=split,
-                             observed=observed,
-                             direct=y[0],
-                             adjusted=y[1])).reset_index(drop=True).astype(dict(observed=float))
+    out = pd.DataFrame(dict(gene_id=g.gene_id, chrom=g.chrom, tss=g.tss, split=split,
+                            observed=observed, direct=y[0],
+                            adjusted=y[1])).reset_index(drop=True).astype(dict(observed=float))
+    seen = elsewhere(r, store, out.chrom)[1]
+    return out if seen is None else out.assign(seen=seen)
 
 # %% ../nbs/26_train.ipynb #c040
 def evaluate(
-    predictions:pd.DataFrame, # from `predict`
+    predictions,              # table of `predict`; or of each seed one, and scores are averaged
     split:str='test',         # part of the fold to score: 'train', 'valid' or 'test'
     n_boot:int=1000,          # bootstrap resamples
     seed:int=0,               # of the bootstrap
     # genes within so many bases are drawn together, fewer for 20 blocks; None: one by one
     block:int=5_000_000,
-)->pd.DataFrame:              # prediction, metric, value, low, high, n, unlabelled
+# prediction, metric, value, low, high, n, unlabelled; of other data also `left_out`
+)->pd.DataFrame:
     "Score direct and adjusted predictions; ValueError if a scored gene has only one of them."
-    p = predictions[predictions.split == split]
-    scored = p[p.observed.notna()]
+    seeds = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
+    seeds = [t.reset_index(drop=True) for t in seeds]
+    if any(not t.gene_id.equals(seeds[0].gene_id) for t in seeds[1:]):
+        raise ValueError('predictions: expected tables of the same genes')
+    p = seeds[0][seeds[0].split == split]
+    scored, more = p[p.observed.notna()], {}
+    if 'seen' in p and split == 'test' and len(scored):       # by a model of other data
+        new = scored[~scored.seen.astype(bool)]
+        more, scored = dict(left_out=len(scored) - len(new)), new
+        if not len(new):
+            raise ValueError(f"split 'test': all {more['left_out']} labelled genes lie on "
+                             'chromosomes that the model was trained or validated on, in other '
+                             'data; none is left to score')
     if not len(scored):
         raise ValueError(f'split {split!r}: expected labelled genes, '
                          f'found {len(p)} genes, no label')
@@ -701,15 +745,18 @@ def evaluate(
                          f'block=None; found {list(p)}')
     groups = blocks(scored.chrom, scored.tss, block, least=20) if block else None
     kinds = [k for k in ('direct', 'adjusted') if scored[k].notna().any()]
+    y = {k: np.stack([t[k].loc[scored.index].to_numpy(float) for t in seeds]) for k in kinds}
     for k in kinds:
-        if lost := scored.gene_id[~np.isfinite(scored[k].astype(float))].tolist():
+        if lost := scored.gene_id[~np.isfinite(y[k]).all(0)].tolist():
             raise ValueError(f'{k}: {len(lost)} of {len(scored)} labelled genes have a prediction '
                              f'that is not a number, the first is {lost[0]}')
-    parts = [bootstrap(scored.observed.to_numpy(), scored[k].to_numpy(), n_boot=n_boot,
-                       seed=seed, clustered=groups).assign(prediction=k) for k in kinds]
+    parts = [bootstrap(scored.observed.to_numpy(), y[k] if len(seeds) > 1 else y[k][0],
+                       n_boot=n_boot, seed=seed, clustered=groups).assign(prediction=k)
+             for k in kinds]
     if not parts: raise ValueError(f'split {split!r}: {len(scored)} labelled genes, no prediction')
-    out = pd.concat(parts, ignore_index=True).assign(n=len(scored), unlabelled=len(p) - len(scored))
-    return out[['prediction', 'metric', 'value', 'low', 'high', 'n', 'unlabelled']]
+    out = pd.concat(parts, ignore_index=True).assign(n=len(scored), **more,
+                                                     unlabelled=int(p.observed.isna().sum()))
+    return out[['prediction', 'metric', 'value', 'low', 'high', 'n', 'unlabelled', *more]]
 
 # %% ../nbs/26_train.ipynb #c042
 def train_one(
