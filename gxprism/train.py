@@ -492,7 +492,8 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(os.listdir(folder))
     if not _is_run(folder):              # what a start that was killed, or diverged, left is ours
-        ours = r'\.lock|\..+\.partial-[a-z0-9_]{8}' + '|diverged'*_is_run(folder/'diverged')
+        past = r'|diverged|dna\.json|predictions\.parquet'*_is_run(folder/'diverged')
+        ours = r'\.lock|\..+\.partial-[a-z0-9_]{8}' + past
         if foreign := [f for f in names if not re.fullmatch(ours, f)]:
             raise FileExistsError(f'{folder}: expected a new folder or that of a run, found other '
                                   f'files ({", ".join(foreign[:3])}); give another folder')
