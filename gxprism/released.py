@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .prism import Prism, PrismConfig
+from .state import fill
 
 # %% ../nbs/33_released.ipynb #r006
 _DTYPES = {f'{name}Storage': dtype for name, dtype in dict(
@@ -144,12 +145,4 @@ def from_released(
     try: model = Prism(_released_config(state, mode))
     except (ValueError, RuntimeError, IndexError, ZeroDivisionError) as e:
         raise ValueError(f'{path}: {e}') from None
-    mine = model.state_dict()
-    bad = [f'{k}: missing' for k in mine if k not in state]
-    bad += [f'{k}: unknown' for k in state if k not in mine]
-    bad += [f'{k}: expected shape {tuple(mine[k].shape)}, found {tuple(v.shape)}'
-            for k, v in state.items() if k in mine and mine[k].shape != v.shape]
-    bad += [f'{k}: expected finite numbers' for k, v in state.items() if not v.isfinite().all()]
-    if bad: raise ValueError(f'{path}: {len(bad)} key(s) do not fit: ' + '; '.join(bad))
-    model.load_state_dict(state)
-    return model.eval()
+    return fill(model, state, path).eval()

@@ -95,8 +95,13 @@ def fill(
     bad += [f'{k}: unknown to the model' for k in theirs if k not in mine]
     bad += [f'{k}: expected shape {tuple(mine[k].shape)}, found {tuple(v.shape)}'
             for k, v in theirs.items() if k in mine and v.shape != mine[k].shape]
+    real = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    kind = lambda t: 'real' if t.dtype in real else 'whole' if not (
+        t.is_floating_point() or t.is_complex() or t.dtype == torch.bool) else t.dtype
+    bad += [f'{k}: expected a number like {mine[k].dtype}, found {v.dtype}'
+            for k, v in theirs.items() if k in mine and kind(v) != kind(mine[k])]
     bad += [f'{k}: expected finite numbers' for k, v in theirs.items()
-            if v.is_floating_point() and not v.isfinite().all()]
+            if v.dtype in real and not v.isfinite().all()]
     if bad: raise ValueError(f'{where}: weights do not fit the configuration: ' + '; '.join(bad))
     model.load_state_dict(theirs, assign=any(v.is_meta for v in mine.values()))
     return model
@@ -157,9 +162,10 @@ def check_out(
 def alone(
     folder, # folder of a run, which exists
 ):
-    "Hold a folder for this process; ValueError if another one trains there."
+    "Hold a folder for this process; ValueError if another trains there or `.lock` is not ours."
     import fcntl
-    with open(Path(folder)/'.lock', 'w') as f:
+    with open(Path(folder)/'.lock', 'a') as f:
+        if f.tell(): raise ValueError(f'{f.name}: not of a training; give another folder')
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f'{folder}: another process is training here') from None

@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'RUN_FORMAT', 'TOKENS', 'TrainConfig', 'configure', 'shift
            'TrainedRun', 'load_run', 'unlike', 'elsewhere', 'check_store', 'predict', 'evaluate', 'train_one']
 
 # %% ../nbs/26_train.ipynb #c003
-import contextlib, json, math, shutil, signal, warnings
+import contextlib, json, math, os, re, shutil, signal, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -22,6 +22,7 @@ from torch import nn
 from .sequence import (digest, find_chrom, publish, random_reverse_complement,
                               validate)
 from .genes import fold_table, labelled, split_indices
+from .signals import check_keys
 from .store import Batch, GeneStore, as_rows
 from .metrics import blocks, bootstrap
 from .state import (alone, difference, fill, pack, read_json, read_tensors, unpack,
@@ -295,11 +296,14 @@ def _keeper():
     import lightning as L
     class Keeper(L.Callback):
         state_key = 'Keeper'
-        def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str):
+        def __init__(self, folder:Path, progress:bool, sampler:ChunkSampler, label:str,
+                     config:str):             # digest of what is trained
             self.folder, self.progress, self.sampler, self.label = folder, progress, sampler, label
             self.best, self.best_step, self.done, self.mean = math.inf, 0, 0, {}
+            self.config, self.bar, self.speaks = config, None, True   # as until it begins
+        def setup(self, trainer, *args, **kw): self.speaks = trainer.is_global_zero
         def state_dict(self):
-            return {k: getattr(self, k) for k in ('best', 'best_step', 'done', 'mean')}
+            return {k: getattr(self, k) for k in ('best', 'best_step', 'done', 'mean', 'config')}
         def load_state_dict(self, state): self.__dict__.update(state)
         def on_save_checkpoint(self, trainer, module, checkpoint): del checkpoint['loops']
         def on_train_start(self, trainer, module):
@@ -323,7 +327,8 @@ def _keeper():
                 self.mean[k], p.data = p.data, self.mean[k].to(p.device)
         def on_validation_start(self, trainer, module): self.exchange(module.model)
         def on_train_end(self, *args): self.bar.close()
-        def on_exception(self, *args): self.bar.close()
+        def on_exception(self, *args):
+            if self.bar is not None: self.bar.close()
         def on_validation_end(self, trainer, module):
             mse, cfg = trainer.callback_metrics['val/mse'].item(), self.sampler.cfg
             self.bar.set_postfix_str(f'val mse {mse:.3f}')
@@ -334,7 +339,8 @@ def _keeper():
             if mse < self.best:
                 self.best, self.best_step = mse, self.done
                 if trainer.is_global_zero:
-                    write_tensors(self.folder/'model.safetensors', module.model.state_dict())
+                    write_tensors(self.folder/'model.safetensors', module.model.state_dict(),
+                                  dict(config=self.config))
             self.exchange(module.model)
         def on_train_epoch_end(self, trainer, module):
             trainer.save_checkpoint(self.folder/'last.safetensors')
@@ -369,7 +375,7 @@ def _train(module, store, valid, keeper, device, stop_after, devices=1, nodes=1)
     keep_memory()
     cfg, sampler, last = module.cfg, keeper.sampler, keeper.folder/'last.safetensors'
     state, resume = _state_file(), last if last.exists() else None
-    if resume: sampler.first = math.ceil(_done(state, last)/sampler.every)
+    if resume: sampler.first = math.ceil(_done(state, last, keeper.config)/sampler.every)
     sampler.set_epoch(0)
     more = dict(plugins=[state, LightningEnvironment()])
     if devices*nodes > 1:
@@ -393,9 +399,13 @@ def _train(module, store, valid, keeper, device, stop_after, devices=1, nodes=1)
             raise KeyboardInterrupt from None
     return trainer.is_global_zero
 
-def _done(state, last):
-    "Steps that a stored state has behind it; ValueError says what to do with a damaged one."
-    try: return state.load_checkpoint(last)['callbacks']['Keeper']['done']
+def _done(state, last, config):
+    "Steps that a stored state has behind it; ValueError says what to do with a wrong one."
+    try:
+        was = state.load_checkpoint(last)['callbacks']['Keeper']
+        if was.get('config', config) != config:               # an older one does not say
+            raise ValueError(f'{last}: expected the state of this training, found another')
+        return was['done']
     except (ValueError, KeyError, TypeError) as e:
         said = str(e) if isinstance(e, ValueError) else f'{last}: not the state of a training'
         raise ValueError(f'{said}; delete it to train from the start') from None
@@ -436,28 +446,86 @@ def _trained_on(store, fold, train, valid)->dict:
     return dict(name=store.manifest['spec']['name'], train=names(train), valid=names(valid),
                 by_chromosome=not any(fold_table(store.genes, fold).shared))
 
+def _settings(run):
+    "What `config.json` of a run says; ValueError names the field that is not as it has to be."
+    c, at = read_json(run/'config.json'), f'{run}/config.json'
+    if c.get('format') != RUN_FORMAT:
+        raise ValueError(f"{run}: expected format {RUN_FORMAT!r}, found {c.get('format')!r}")
+    if not isinstance(c.get('model'), str):
+        raise ValueError(f"{at}: model: expected the name of one, found {c.get('model')!r}")
+    seen = c.get('inputs')
+    if not isinstance(seen, dict) or not all(isinstance(seen.get(k), list) and all(
+            isinstance(x, dict) for x in seen[k]) for k in ('tracks', 'features')):
+        raise ValueError(f'{at}: inputs: expected lists of tracks and features')
+    for k, name in (('tracks', 'name'), ('features', 'column')):
+        for i, x in enumerate(seen[k]):
+            if not isinstance(x.get(name), str):
+                raise ValueError(f'{at}: inputs: {k}[{i}]: {name}: expected a text, '
+                                 f'found {x.get(name)!r}')
+    try:
+        for k, cls in dict(model_config=model_class(c['model']).config_class,
+                           train_config=TrainConfig).items(): check_keys(cls, c.get(k), k)
+    except ValueError as e: raise ValueError(f'{at}: {e}') from None
+    return c
+
+# %% ../nbs/26_train.ipynb #hd31
+_REACHED = ('model.safetensors', 'last.safetensors')   # what a training would not lose
+
+def _is_run(folder):
+    "Whether a folder holds the settings of a run; ValueError if they are damaged."
+    f = folder/'config.json'
+    return f.is_file() and read_json(f).get('format') == RUN_FORMAT
+
+def _ended(run):
+    "ValueError if a finished run has other weights than those it ended with."
+    weights = run/'model.safetensors'
+    try: kept = read_json(run/'done.json').get('weights')
+    except (ValueError, OSError): kept = None        # not finished, or damaged: not said here
+    if kept not in (None, digest(weights)):
+        raise ValueError(f'{weights}: expected the weights that this training ended with '
+                         f'({str(kept)[:12]}...), found others')
+
+def _belong(run, tree, config):
+    "ValueError if weights, by what their file says, were trained with another configuration."
+    if isinstance(tree, dict) and tree.get('config', now := digest(config)) != now:
+        raise ValueError(f'{run}/config.json: expected the configuration that model.safetensors '
+                         f'was trained with ({str(tree["config"])[:12]}...), found another')
+
 def _claim(
     folder:Path,  # run folder
     config:dict,  # what is to be run there
 )->bool:          # whether the run is finished
-    "Make the folder hold this run; ValueError if it holds another one, or what is left of one."
+    "Make the folder hold this run; refuse what others left there, another run, or half of one."
     folder.mkdir(parents=True, exist_ok=True)
-    there = [f for f in ('done', 'last', 'model') if any(folder.glob(f'{f}.*'))]
-    if there and (folder/'config.json').exists():
+    names = sorted(os.listdir(folder))
+    if not _is_run(folder):              # what a start that was killed, or diverged, left is ours
+        past = r'|diverged|dna\.json|predictions\.parquet'*_is_run(folder/'diverged')
+        ours = r'\.lock|\..+\.partial-[a-z0-9_]{8}' + past
+        if foreign := [f for f in names if not re.fullmatch(ours, f)]:
+            raise FileExistsError(f'{folder}: expected a new folder or that of a run, found other '
+                                  f'files ({", ".join(foreign[:3])}); give another folder')
+    there = [f for f in ('done.json', *_REACHED) if f in names]
+    if not there: write_json(folder/'config.json', config)
+    else:
         now, was = json.loads(json.dumps(config)), read_json(folder/'config.json')
-        was.get('inputs', {}).setdefault('bases', now['inputs'].get('bases'))  # not always told
-        if 'trained_on' not in was: del now['trained_on']              # nor this
-        was['model_config'] = _young(config['model'], now['model_config'],
-                                     was.get('model_config') or {})
+        if isinstance(was.get('inputs'), dict):                               # not always told
+            was['inputs'].setdefault('bases', now['inputs'].get('bases'))
+        if 'trained_on' not in was: del now['trained_on']                     # nor this
+        if isinstance(was.setdefault('model_config', {}), dict):
+            was['model_config'] = _young(config['model'], now['model_config'], was['model_config'])
         if diff := difference(was, now):
             raise ValueError(f'{folder}: holds another run; ' + '; '.join(diff))
-    else: write_json(folder/'config.json', config)
-    if 'done' not in there: return False
-    said = f'{folder}: done.json says that the training is finished'
-    try: read_json(folder/'done.json')['best_val_mse'], read_tensors(folder/'model.safetensors')
+    if there in ([], ['model.safetensors']): return False    # killed before its first state
+    how, it = ('finished', 'done.json') if 'done.json' in there else ('interrupted', there[-1])
+    try:
+        tree = read_tensors(folder/'model.safetensors')[1]
+        _belong(folder, tree, read_json(folder/'config.json'))
+        if how == 'finished': _ended(folder), read_json(folder/it)['best_val_mse']
     except (ValueError, KeyError, FileNotFoundError) as e:
-        raise ValueError(f'{said}, but {e}; delete the folder to train again') from None
-    return True
+        e = f'{it} lacks {e}' if isinstance(e, KeyError) else e
+        raise ValueError(f'{folder}: {it} says that the training is {how}, but {e}; delete {it} to '
+                         'train again') from None
+    return how == 'finished'
 
 # %% ../nbs/26_train.ipynb #c034
 def fit(
@@ -473,9 +541,10 @@ def fit(
     devices:int=1,          # processes (GPUs) on each node
     nodes:int=1,            # nodes; more than one under torchrun or SLURM
     **changes,              # any field of the two configurations
-)->Path:                    # the folder; ValueError on bad options or a folder of another run
+)->Path:                    # the folder; ValueError on bad options, or files of others in it
     "Train on the labelled training genes of a fold, keep the weights best on its validation genes."
-    run, (mcfg, tcfg) = Path(run), configure(store, model, preset, target, fold, **changes)
+    run = Path(run).expanduser()
+    mcfg, tcfg = configure(store, model, preset, target, fold, **changes)
     counts = dict(stop_after=1 if stop_after is None else stop_after, devices=devices, nodes=nodes)
     for k, v in counts.items():
         if isinstance(v, bool) or not isinstance(v, int) or v < 1:
@@ -513,28 +582,44 @@ def fit(
 # %% ../nbs/26_train.ipynb #t035
 @contextlib.contextmanager
 def _made(folder):
-    "Make a folder; on an error it goes again, if nothing is in it."
+    "Make a folder; on an error all that was made goes again, if nothing is in it."
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try: yield
     except BaseException:
-        with contextlib.suppress(OSError): folder.rmdir()
+        with contextlib.suppress(OSError):
+            for p in made: p.rmdir()
         raise
+
+def _let_go(run, diverged=False):
+    "Leave the folder to the next try; what a training that diverged said on the way stays."
+    for f in _REACHED: (run/f).unlink(missing_ok=True)
+    to = run/'diverged'
+    if diverged and _is_run(to): shutil.rmtree(to)
+    if diverged and not to.exists():
+        to.mkdir()
+        with contextlib.suppress(FileNotFoundError): (run/'log').rename(to)
+        (run/'config.json').rename(to/'config.json')         # says whose it is
+    (run/'config.json').unlink(missing_ok=True)
+    shutil.rmtree(run/'log', ignore_errors=True)
 
 def _fit(run, config, net, cfg, store, stream, valid, progress, device, stop_after, devices, nodes):
     "Train `net` in its folder, which no other process may use meanwhile; see `fit`."
     many = devices*nodes > 1                       # then these processes share the folder
     with _made(run), (contextlib.nullcontext() if many else alone(run)):
+        new = not (run/'config.json').exists()
         if _claim(run, config): return run
-        keeper = _keeper()(run, progress, stream, f'{config["model"]} seed {cfg.seed}')
+        keeper = _keeper()(run, progress, stream, f'{config["model"]} seed {cfg.seed}',
+                           digest(read_json(run/'config.json')))
         try:
             speaks = _train(_expression()(net, cfg), store, valid, keeper, device, stop_after,
                             devices, nodes)
         except Diverged as e:
-            for f in ('config.json', 'model.safetensors', 'last.safetensors'):
-                (run/f).unlink(missing_ok=True)
-            shutil.rmtree(run/'diverged', ignore_errors=True)      # what it said on the way stays
-            if (run/'log').exists(): (run/'log').rename(run/'diverged')
+            if keeper.speaks: _let_go(run, diverged=True)
             raise ValueError(f'{run}: {e}') from None
+        except BaseException:
+            if new and keeper.speaks and not any((run/f).exists() for f in _REACHED): _let_go(run)
+            raise
         if speaks and keeper.done == cfg.max_steps:
             weights = digest(run/'model.safetensors')
             write_json(run/'done.json', dict(weights=weights,
@@ -558,29 +643,21 @@ def load_run(
 # FileNotFoundError if there is no run or no weights yet, ValueError if they do not fit
 )->TrainedRun:
     "Read a trained model back."
-    run = Path(run)
+    run = Path(run).expanduser()
     for f in ('config.json', 'model.safetensors'):
         if not (run/f).is_file():
             raise FileNotFoundError(f'{run}: no trained run here ({f} is missing)')
-    c = read_json(run/'config.json')
-    if c.get('format') != RUN_FORMAT:
-        raise ValueError(f"{run}: expected format {RUN_FORMAT!r}, found {c.get('format')!r}")
-    seen = c.get('inputs')
-    if not isinstance(seen, dict) or not all(isinstance(seen.get(k), list) and all(
-            isinstance(x, dict) for x in seen[k]) for k in ('tracks', 'features')):
-        raise ValueError(f'{run}/config.json: inputs: expected lists of tracks and features')
+    c = _settings(run)
     if unknown := set(moved) - set(c['model_config']):
         raise ValueError(f"{run}: expected settings of {c['model']!r}, found {sorted(unknown)}")
     try: model, cfg = build(c['model'], c['model_config'] | moved), TrainConfig(**c['train_config'])
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f'{run}/config.json: {e}') from None
-    weights = run/'model.safetensors'
-    try: kept = read_json(run/'done.json').get('weights')
-    except (ValueError, OSError): kept = None        # not finished, or damaged: not said here
-    if kept not in (None, digest(weights)):
-        raise ValueError(f'{weights}: expected the weights that this training ended with '
-                         f'({kept[:12]}...), found others')
-    return TrainedRun(fill(model, read_tensors(weights)[0], weights).eval(), cfg, c, run)
+    _ended(run)
+    weights, tree = read_tensors(run/'model.safetensors')
+    model = fill(model, weights, run/'model.safetensors').eval()
+    _belong(run, tree, c)
+    return TrainedRun(model, cfg, c, run)
 
 def _named(inputs):
     "Tracks and features by name, and their order."
@@ -774,7 +851,7 @@ def train_one(
     parts = [model, preset, *(f'{k}={Path(str(v)).name}' for k, v in sorted(changes.items())),
              f'seed={seed}']
     parts, data, start = parts + ['oriented']*oriented, GeneStore(store), time.monotonic()
-    folder, data = Path(runs)/','.join(parts), data.oriented() if oriented else data
+    folder, data = Path(runs).expanduser()/','.join(parts), data.oriented() if oriented else data
     fit(data, folder, model, preset, seed=seed, device=device, progress=False, **changes)
     seconds, table = time.monotonic() - start, predict(folder, data, device=device)
     with publish(folder/'predictions.parquet') as out: table.to_parquet(out)

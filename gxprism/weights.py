@@ -111,7 +111,7 @@ def save_pretrained(self:TrainedRun,
     c['model_config'] = {k: '' if here(v) else v for k, v in c['model_config'].items()}
     def write(to):
         from gxprism.state import write_tensors
-        write_tensors(to/'model.safetensors', self.model.state_dict())
+        write_tensors(to/'model.safetensors', self.model.state_dict(), dict(config=digest(c)))
         write_json(to/'config.json', c)
         (to/'README.md').write_text(card(c, licence), encoding='utf-8')
     if out.suffix != '.zip':
@@ -129,8 +129,12 @@ MOST = 2**34     # bytes that a zip may unpack to
 
 def cache_folder()->Path: # `GXPRISM_CACHE`, or the user's cache
     "Where weights from zip files and hubs are kept."
-    home = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
-    return Path(os.environ.get('GXPRISM_CACHE') or Path(home)/'gxprism')/'weights'
+    if own := os.environ.get('GXPRISM_CACHE'): return Path(own)/'weights'
+    try: home = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
+    except RuntimeError:
+        raise ValueError('this user has no home folder to keep weights in; set GXPRISM_CACHE to a '
+                         'folder') from None
+    return Path(home)/'gxprism'/'weights'
 
 def unpack_zip(
     path,     # zip file with weights
@@ -156,6 +160,11 @@ def unpack_zip(
                 raise ValueError(f'{path}: expected one run, found {n} of {f}')
         if lost := [f for f in FILES[:2] if f not in found]:
             raise ValueError(f'{path}: no trained run here ({", ".join(lost)} is missing)')
+        config, weights = (found[f].filename for f in FILES[:2])
+        if (at := Path(config).parent) != Path(weights).parent:
+            raise ValueError(f'{path}: expected one run, found {config} and {weights} in different '
+                             'folders')
+        found = {Path(m.filename).name: m for m in members if Path(m.filename).parent == at}
         out = Path(out) if out else cache_folder()/digest(path)[:20]
         if out.is_dir() and any(out.iterdir()): return out
         with publish(out, folder=True) as new:
