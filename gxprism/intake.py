@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.docments import docments
 
 from .sequence import Genome, find_chrom, publish, read_text, reading
-from .signals import Track, check_keys, read_json
+from .signals import BigWig, Track, check_keys, read_json
 from .genes import Feature, GeneTableSpec, Target
 from .store import DatasetSpec, seen_from
 from .annotation import (Annotation, choose_tss, mrna_features, mrna_parts, read_choice,
@@ -136,7 +136,7 @@ def keep_genes(
     out = pd.Series('', genes.index)
     kind, chrom = genes.biotype.replace('', 'none'), genes.chrom
     tests = [(kinds & ~genes.biotype.isin(o.biotype), 'kind of gene: ' + kind),
-             (genes.gene_id.str.endswith('_PAR_Y'), 'the copy on Y of a gene on X'),
+             (genes.gene_id.str.contains(r'^ENSGR\d|_PAR_Y$'), 'the copy on Y of a gene on X'),
              (there.isna(), 'its chromosome is not in the FASTA: ' + chrom),
              (left, 'start beyond its chromosome: ' + chrom)]
     if wanted: tests.append((~there.isin(wanted), 'not one of --chromosomes: ' + chrom))
@@ -215,11 +215,27 @@ def _need_one_or_two(option:str, files):
     if len(files) > 2:
         raise ValueError(f'--{option}: expected one or two bigWigs, found {len(files)}')
 
+def _is_bigwig(path): return Path(path).suffix.lower() in ('.bw', '.bigwig')
+
+def _foreign(o:Options, out:Path, genes:pd.DataFrame, aliases:dict, lengths:dict)->list:
+    "Signs that a bigWig of starts or labels is of another assembly, as `assembly_faults` of tracks."
+    bad, mine = [], set(genes.chrom)
+    for key, p in [('expression', p) for p in o.expression if _is_bigwig(p)] + \
+                  [('cage', p) for p in o.cage]:
+        here = BigWig(out/p).lengths
+        other = [(c, n) for name, n in here.items()
+                 if (c := spelled(name, aliases, lengths)) in mine and n != lengths[c]]
+        if other: bad.append(
+            f'--{key}: {other[0][0]} has {other[0][1]:,} bases in {Path(p).name}'
+            f'{f" ({name})" if (name := known_assembly(here)) else ""}, and '
+            f'{lengths[other[0][0]]:,} in the FASTA ({len(other)} such)')
+    return bad
+
 def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tuple:
     "Expression of every gene on the scale asked for, how it was found, rows for intake.tsv, assay."
     if not o.expression: return None, {}, [], ''
     paths = [out/p for p in o.expression]
-    if paths[0].suffix.lower() in ('.bw', '.bigwig'):
+    if _is_bigwig(paths[0]):
         _need_one_or_two('expression', paths)
         x = signal_at_starts(paths, genes.assign(chrom=genes.spelled.fillna(genes.chrom)))
         how = dict(by='sum within 192 bases of the start', labelled=int(x.notna().sum()))
@@ -293,6 +309,7 @@ def _collect(o:Options, old:list, out:Path)->dict:
     surveys = [survey_track(t, out, genes, genome.lengths, h)
                for t, h in _tracks(o, old, out)]
     faults = assembly_faults(o.assembly, genome.lengths, genes, surveys)
+    faults += _foreign(o, out, genes, annotation.aliases, genome.lengths)
     if faults and not o.force:
         raise ValueError(f'files of different assemblies? {"; ".join(faults)} '
                          '(--force goes on all the same)')
