@@ -94,7 +94,7 @@ def _scan(
             if not (_is_place(a) and _is_place(b) and 1 <= int(a) <= int(b)):
                 raise wrong(n, f'positions 1 <= start <= end{_BELOW}', f'{a} to {b}'[:60])
             if strand not in ('+', '-', '.', '?'): raise wrong(n, "strand '+', '-' or '.'", strand)
-            if gff3 is None and text.strip(' .;'):           # a line without attributes says nothing
+            if gff3 is None and text.strip(' .;'):                # one without says nothing
                 gff3 = bool(re.match(r'\s*[^\s=;"]+=', text) or
                             three and not re.match(r'\s*\S+ "', text))
             if kind not in _PIECES:
@@ -273,6 +273,7 @@ def _aliases(lines:list, keys:dict)->dict: # RefSeq name -> plain name
     mito = {'NC_012920.1': 'MT'} if 'NC_012920.1' in number else {}
     return human | mito | {c: p for c, p in out.items() if p}
 
+# %% ../nbs/13_annotation.ipynb #an12t
 _COLUMNS = dict(
     gene_id=('gene_id', 'gene', 'ensid', 'ensembl_id', 'id', 'geneid'),
     chrom=('chrom', 'chr', 'chromosome', 'seqname'), tss=('tss', 'tss_position'),

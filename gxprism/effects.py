@@ -189,6 +189,7 @@ def fitted(
             f"data: {method} cannot be fitted to the {len(d)} {whose} ({e})") from None
     return fit
 
+# %% ../nbs/14_effects.ipynb #c043e
 def estimate(
     data:pd.DataFrame,   # one row per gene, no missing values in the columns used
     method:str,          # a key of `ESTIMATORS`

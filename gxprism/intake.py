@@ -218,7 +218,7 @@ def _need_one_or_two(option:str, files):
 def _is_bigwig(path): return Path(path).suffix.lower() in ('.bw', '.bigwig')
 
 def _foreign(o:Options, out:Path, genes:pd.DataFrame, aliases:dict, lengths:dict)->list:
-    "Signs that a bigWig of starts or labels is of another assembly, as `assembly_faults` of tracks."
+    "Signs that a bigWig of labels or starts is of another assembly, as `assembly_faults`."
     bad, mine = [], set(genes.chrom)
     for key, p in [('expression', p) for p in o.expression if _is_bigwig(p)] + \
                   [('cage', p) for p in o.cage]:

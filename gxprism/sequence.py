@@ -8,7 +8,7 @@ __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complemen
            'Genome', 'orient', 'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
-import errno, fcntl, gzip, hashlib, io, json, math, os, re, shutil, stat, struct, sys
+import errno, fcntl, gzip, hashlib, io, json, os, re, shutil, stat, struct, sys
 import tempfile, time, warnings, zlib
 from bisect import bisect_right
 from contextlib import contextmanager, nullcontext, suppress
