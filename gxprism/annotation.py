@@ -73,7 +73,7 @@ def _scan(
           # strand and first text; pieces: row, coding, start, end (0-based, half-open); how many
           # pieces of each gene name no transcript
     "Read the lines once; one of another shape is a `ValueError`."
-    lines, keys, first, lone, fault = [], {}, [], {}, None
+    lines, keys, first, lone, fault, three = [], {}, [], {}, None, False
     pieces = row, coding, start, end = array('q'), array('b'), array('q'), array('q')
     gff3, wrong = None, lambda n, what, found: ValueError(
         f'{path.name}: line {n}: expected {what}, found {found!r}')
@@ -81,6 +81,7 @@ def _scan(
         for n, line in enumerate(f, 1):
             if line[0] == '#' or not line.strip():
                 if line.startswith('##FASTA'): break
+                three = three or bool(re.match(r'##gff-version\s+3', line))
                 continue
             if line[0] == '>': break                                      # FASTA without a word
             w = line.rstrip('\r\n').split('\t')
@@ -90,10 +91,12 @@ def _scan(
             if '\0' in line: raise wrong(n, 'text', line[:40].rstrip())
             chrom, _, kind, a, b, _, strand, _, text = w
             if kind in _SKIP: continue
-            if not (a.isdecimal() and b.isdecimal() and 1 <= int(a) <= int(b)):
-                raise wrong(n, 'positions 1 <= start <= end', f'{a} to {b}')
+            if not (_is_place(a) and _is_place(b) and 1 <= int(a) <= int(b)):
+                raise wrong(n, f'positions 1 <= start <= end{_BELOW}', f'{a} to {b}'[:60])
             if strand not in ('+', '-', '.', '?'): raise wrong(n, "strand '+', '-' or '.'", strand)
-            if gff3 is None: gff3 = bool(re.match(r'\s*[\w.]+=', text))
+            if gff3 is None and text.strip(' .;'):                # one without says nothing
+                gff3 = bool(re.match(r'\s*[^\s=;"]+=', text) or
+                            three and not re.match(r'\s*\S+ "', text))
             if kind not in _PIECES:
                 lines.append((kind, chrom, text, int(a) - 1, int(b), strand))
                 continue
@@ -113,8 +116,13 @@ def _scan(
     if fault and not row: raise fault
     return gff3, lines, keys, first, pieces, lone
 
-_BROWSER = re.compile(r'(track|browser)\s')          # lines for a genome browser
+# lines for a genome browser; no gene called track or browser looks like one
+_BROWSER = re.compile(r'(track|browser)\s*$|track\s+\w+=|'
+                      r'browser\s+(position|hide|show|dense|pack|squish|full)\b')
 _NAMELESS = re.compile(r'transcript_id\s+""')        # as GTF calls what is of no transcript
+_BELOW = ' < 10^12'                                   # bases: no chromosome is as long
+
+def _is_place(text): return text.isdecimal() and len(text) < 13
 
 # %% ../nbs/13_annotation.ipynb #an10
 @dataclass(frozen=True)
@@ -265,31 +273,40 @@ def _aliases(lines:list, keys:dict)->dict: # RefSeq name -> plain name
     mito = {'NC_012920.1': 'MT'} if 'NC_012920.1' in number else {}
     return human | mito | {c: p for c, p in out.items() if p}
 
+# %% ../nbs/13_annotation.ipynb #an12t
 _COLUMNS = dict(
     gene_id=('gene_id', 'gene', 'ensid', 'ensembl_id', 'id', 'geneid'),
     chrom=('chrom', 'chr', 'chromosome', 'seqname'), tss=('tss', 'tss_position'),
     strand=('strand',), symbol=('symbol', 'gene_name', 'name', 'hgnc_symbol'),
     biotype=('biotype', 'gene_biotype', 'gene_type'))
+_NEED = ('gene_id', 'chrom', 'tss', 'strand')
 
 def _table(path:Path, tss_base)->pd.DataFrame:
     "One row a start, from a table with a header or from BED of six columns or more."
     with open_text(path) as f:
-        lines = [(i, r.rstrip('\r\n')) for i, r in enumerate(f, 1)
-                 if r.strip() and not r.startswith(('#!', 'track', 'browser'))]
-    comma = not any('\t' in r for _, r in lines)
-    try: rows = [(i, split_row(r, comma)) for i, r in lines]
-    except csv.Error as e: raise ValueError(f'{path.name}: {e}') from None
-    if not rows: raise ValueError(f'{path.name}: expected genes, found no line')
-    head = [c.lower().lstrip('#') for c in rows[0][1]]
+        lines = [(i, r.rstrip('\r\n')) for i, r in enumerate(f, 1) if r.strip()]
+    def begins(r): # neither a comment nor for a browser; or a header, though it has a #
+        words = {w.strip('"') for w in re.split('[\t,]', r.lower().lstrip('# '))}
+        return not (r[0] == '#' or _BROWSER.match(r)) or all(words & {*_COLUMNS[k]} for k in _NEED)
+    lines = lines[next((k for k, (_, r) in enumerate(lines) if begins(r)), len(lines)):]
+    if not lines: raise ValueError(f'{path.name}: expected genes, found no line')
+    comma, rows = '\t' not in lines[0][1], []
+    for i, r in lines:
+        try: rows.append((i, split_row(r, comma)))
+        except csv.Error as e:
+            raise ValueError(f'{path.name}: line {i}: a quote does not close ({e})') from None
+    head = [c.lower() for c in split_row(lines[0][1].lstrip('# '), comma)]
     where = {k: next((head.index(n) for n in names if n in head), None)
              for k, names in _COLUMNS.items()}
-    lost = [k for k in ('gene_id', 'chrom', 'tss', 'strand') if where[k] is None]
+    lost = [k for k in _NEED if where[k] is None]
     named = head[1:3] in (['start', 'end'], ['chromstart', 'chromend'])
-    plain = [(i, r) for i, r in rows[named:] if not r[0].startswith('#')]
+    plain = [(i, r) for i, r in rows[named:]
+             if not (r[0].startswith('#') or _BROWSER.match(' '.join(r)))]
     bed = lost and plain and len(plain[0][1]) >= 6 and any(w.isdecimal() for w in plain[0][1][1:3])
     if bed: where, body = dict(gene_id=3, chrom=0, tss=1, strand=5, symbol=3, biotype=None), plain
-    elif lost: raise ValueError(f'{path.name}: line 1: expected GTF, GFF3, BED of 6 columns, or '
-                                f'a header with {", ".join(lost)}, found {", ".join(head)[:80]}')
+    elif lost: raise ValueError(
+        f'{path.name}: line {lines[0][0]}: expected GTF, GFF3, BED of 6 columns, or a header with '
+        f'{", ".join(lost)}, a tab between two fields, found {lines[0][1][:80]!r}')
     elif tss_base not in (0, 1):
         raise ValueError(f'{path.name}: does its column tss call the first base 0 or 1? '
                          'say --tss-base 0 or --tss-base 1')
@@ -303,12 +320,12 @@ def _table(path:Path, tss_base)->pd.DataFrame:
                                                f'{found}')
         if not bed and (len(r) < len(head) or any(r[len(head):])):   # blank ones do no harm
             raise fault(f'{len(head)} fields', len(r))
-        if not get('tss').isdecimal() or get('strand') not in ('+', '-') or not get('gene_id'):
+        if not _is_place(get('tss')) or get('strand') not in ('+', '-') or not get('gene_id'):
             raise ValueError(f'{path.name}: line {line}: expected a gene, a position and strand '
                              f"+ or -, found {get('gene_id')!r}, {get('tss')!r}, {get('strand')!r}")
         tss = int(get('tss')) - (0 if bed else tss_base)
-        if bed and not (r[2].isdecimal() and tss < int(r[2])):
-            raise fault('start < end', f'{r[1]} and {r[2]}')
+        if bed and not (_is_place(r[2]) and tss < int(r[2])):
+            raise fault('start < end' + _BELOW*(len(r[2]) > 12), f'{r[1]} and {r[2]}'[:60])
         if tss < 0: raise fault('a position of at least 1', get('tss'))
         if bed and get('strand') == '-': tss = int(r[2]) - 1
         out.append((get('gene_id'), get('symbol') or get('gene_id'), get('biotype'),

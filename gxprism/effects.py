@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'Roles', 'Effect', 'estimator', 'naive', 'stratified', 'standardised', 'propensity_weights', 'weighted',
-           'estimate', 'overlap', 'controlled_direct_effect', 'mediated', 'front_door']
+           'fitted', 'estimate', 'overlap', 'controlled_direct_effect', 'mediated', 'front_door']
 
 # %% ../nbs/14_effects.ipynb #n14title004
 from dataclasses import dataclass
@@ -26,6 +26,14 @@ class Roles:
     dose: tuple = (0., 1.)        # low and high setting of the treatment
     degree: int = 1               # degree of the polynomial in treatment and covariates
     mediators: tuple = ()         # numeric, between treatment and outcome
+
+    def __post_init__(self):
+        real = lambda v: isinstance(v, (int, float, np.number)) and np.isfinite(v)
+        if len(self.dose) != 2 or not all(map(real, self.dose)):
+            raise ValueError(f"dose: expected two finite numbers, found {self.dose}")
+        whole = isinstance(self.degree, (int, np.integer)) and self.degree is not True
+        if not (whole and self.degree > 0):
+            raise ValueError(f"degree: expected a whole number from 1, found {self.degree!r}")
 
 @dataclass(frozen=True)
 class Effect:
@@ -146,6 +154,42 @@ def weighted(
     return naive(data, roles, propensity_weights(data, roles))
 
 # %% ../nbs/14_effects.ipynb #c043
+def _finite(x:pd.Series):
+    "Refuse a column that holds other things than finite numbers."
+    try: odd = int(np.isinf(x.to_numpy(float)).sum())
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"column {x.name!r}: expected numbers ({e})") from None
+    if odd: raise ValueError(f"{odd} of {len(x)} rows have infinite values in {x.name!r}")
+
+def fitted(
+    data:pd.DataFrame,  # one row per gene
+    method:str,         # a key of `ESTIMATORS`
+    roles:Roles,        # which column is what
+    options:dict,       # of the method
+):                      # function of these rows, or of a resample of them: the effect
+    "Refuse a table that no effect can be read from; `ValueError` names the argument or column."
+    if method not in ESTIMATORS: raise ValueError(f"{method!r}: expected one of {list(ESTIMATORS)}")
+    f, n, treatment = ESTIMATORS[method], len(data), roles.treatment
+    used = [treatment, roles.outcome, *(c for part in f.parts for c in getattr(roles, part))]
+    missing = [c for c in used if c not in data]
+    if missing: raise ValueError(f"no column {missing} in the data; it has {list(data.columns)}")
+    if len(set(used)) < len(used): raise ValueError(f"a column plays two parts: {used}")
+    blank = int(data[used].isna().any(axis=1).sum())
+    if blank: raise ValueError(f"{blank} of {n} rows have missing values in {used}")
+    if n <= len(used):
+        raise ValueError(f"data: expected more rows than its {len(used)} columns {used}, found {n}")
+    for c in used:
+        if c not in roles.confounders: _finite(data[c])
+    def fit(d):
+        whose = 'rows' if d is data else 'rows of a resample'
+        if d[treatment].nunique() < 2: raise ValueError(
+            f"positivity: the {len(d)} {whose} have one value of {treatment}, which says no effect")
+        try: return float(f(d, roles, **options))
+        except np.linalg.LinAlgError as e: raise ValueError(
+            f"data: {method} cannot be fitted to the {len(d)} {whose} ({e})") from None
+    return fit
+
+# %% ../nbs/14_effects.ipynb #c043e
 def estimate(
     data:pd.DataFrame,   # one row per gene, no missing values in the columns used
     method:str,          # a key of `ESTIMATORS`
@@ -163,20 +207,16 @@ def estimate(
 )->Effect:               # outcome units, difference between the doses
     """Estimate the effect on `outcome` of moving `treatment` from the low to the high dose.
 
-    `ValueError` for an unknown method, a column that is missing, has blanks or plays two parts,
-    and whatever the method refuses: no mediator, or (`stratified`) no variation in a state."""
-    if method not in ESTIMATORS: raise ValueError(f"{method!r}: expected one of {list(ESTIMATORS)}")
-    f, parts = ESTIMATORS[method], [confounders, covariates, signals]
+    `ValueError` for an unknown method, a column that is missing, plays two parts, has blanks or
+    infinite values, a treatment that never varies, too few rows, and whatever the method refuses:
+    no mediator, or (`stratified`) no variation in a state."""
+    parts, dose = [confounders, covariates, signals], dose if np.iterable(dose) else [dose]
     roles = Roles(treatment, outcome, *map(tuple, parts), tuple(dose), degree, tuple(mediators))
-    used = [treatment, outcome, *(c for part in f.parts for c in getattr(roles, part))]
-    missing = [c for c in used if c not in data]
-    if missing: raise ValueError(f"no column {missing} in the data; it has {list(data.columns)}")
-    if len(set(used)) < len(used): raise ValueError(f"a column plays two parts: {used}")
-    blank = int(data[used].isna().any(axis=1).sum())
-    if blank: raise ValueError(f"{blank} of {len(data)} rows have missing values in {used}")
+    if n_boot < 2: raise ValueError(f"n_boot: expected at least 2, found {n_boot}")
     n, rng = len(data), np.random.default_rng(seed)
-    value = float(f(data, roles, **options))
-    again = [f(data.iloc[rng.integers(n, size=n)], roles, **options) for _ in range(n_boot)]
+    fit = fitted(data, method, roles, options)
+    value = fit(data)
+    again = [fit(data.iloc[rng.integers(n, size=n)]) for _ in range(n_boot)]
     se = float(np.std(again, ddof=1))
     return Effect(value, value - 1.96 * se, value + 1.96 * se, method, n, se)
 
@@ -189,7 +229,7 @@ def overlap(
     level:float=.98,     # central share of the genes of a stratum that counts as its range
 )->pd.DataFrame:         # per stratum: n, share, range of the treatment, are both doses inside?
     "Does every stratum contain genes at both doses? If not, an effect there is extrapolation."
-    rows = []
+    rows, dose = [], Roles(dose=tuple(dose)).dose
     for state, h in data.groupby(list(confounders))[treatment]:
         low, high = h.quantile([(1 - level) / 2, (1 + level) / 2])
         rows.append({**dict(zip(confounders, state)), 'n': len(h), 'share': len(h) / len(data),

@@ -136,7 +136,8 @@ def _read_text(
     "Read a delimited text file as text, with the line number of every row."
     text = re.split('\r\n|\n|\r', read_text(path, MOST, wide=False))
     while text and not text[-1]: text.pop()
-    comma = path.name.removesuffix('.gz').endswith('.csv')
+    comma, top = path.name.lower().removesuffix('.gz').endswith('.csv'), ''.join(text[:1])
+    if (',\t'[comma] in top) and (',\t'[not comma] not in top): comma = not comma  # by its header
     header, rows, lines, bad = None, [], [], []
     for n, line in enumerate(text, 1):
         try: row = split_row(line, comma)
@@ -219,7 +220,7 @@ def _places(
 PARTS = ('train', 'valid', 'test')
 
 def read_genes(
-    path:str|Path,      # gene table; a tab separates columns, a comma in .csv; .gz is read too
+    path:str|Path,      # gene table; a tab or a comma separates columns; .gz is read too
     spec:GeneTableSpec, # what the columns mean
 )->pd.DataFrame:        # gene_id, symbol, chrom, tss (0-based), strand, targets, features, folds
     "Read and check a gene table; all faults raise one `ValueError` with their line numbers."

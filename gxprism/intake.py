@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.docments import docments
 
 from .sequence import Genome, find_chrom, publish, read_text, reading
-from .signals import Track, check_keys, read_json
+from .signals import BigWig, Track, check_keys, read_json
 from .genes import Feature, GeneTableSpec, Target, read_annotation
 from .store import DatasetSpec, seen_from
 from .annotation import (MRNA_FEATURES, Annotation, choose_tss, mrna_features, mrna_parts,
@@ -138,7 +138,7 @@ def keep_genes(
     out = pd.Series('', genes.index)
     kind, chrom = genes.biotype.replace('', 'none'), genes.chrom
     tests = [(kinds & ~genes.biotype.isin(o.biotype), 'kind of gene: ' + kind),
-             (genes.gene_id.str.endswith('_PAR_Y'), 'the copy on Y of a gene on X'),
+             (genes.gene_id.str.contains(r'^ENSGR\d|_PAR_Y$'), 'the copy on Y of a gene on X'),
              (there.isna(), 'its chromosome is not in the FASTA: ' + chrom),
              (left, 'start beyond its chromosome: ' + chrom)]
     if wanted: tests.append((~there.isin(wanted), 'not one of --chromosomes: ' + chrom))
@@ -315,11 +315,27 @@ def _need_one_or_two(option:str, files):
         raise ValueError(f'--{option}: expected one or two bigWigs, found {len(files)}')
     for f in files: need_signal(f'--{option}', f)
 
+def _is_bigwig(path): return Path(path).suffix.lower() in ('.bw', '.bigwig')
+
+def _foreign(o:Options, out:Path, genes:pd.DataFrame, aliases:dict, lengths:dict)->list:
+    "Signs that a bigWig of labels or starts is of another assembly, as `assembly_faults`."
+    bad, mine = [], set(genes.chrom)
+    for key, p in [('expression', p) for p in o.expression if _is_bigwig(p)] + \
+                  [('cage', p) for p in o.cage]:
+        here = BigWig(out/p).lengths
+        other = [(c, n) for name, n in here.items()
+                 if (c := spelled(name, aliases, lengths)) in mine and n != lengths[c]]
+        if other: bad.append(
+            f'--{key}: {other[0][0]} has {other[0][1]:,} bases in {Path(p).name}'
+            f'{f" ({name})" if (name := known_assembly(here)) else ""}, and '
+            f'{lengths[other[0][0]]:,} in the FASTA ({len(other)} such)')
+    return bad
+
 def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tuple:
     "Expression of every gene on the scale asked for, how it was found, rows for intake.tsv, assay."
     if not o.expression: return None, {}, [], ''
     paths = [out/p for p in o.expression]
-    signal = [p.suffix.lower() in ('.bw', '.bigwig') for p in paths]
+    signal = [*map(_is_bigwig, paths)]
     if any(signal) and not all(signal):
         raise ValueError('--expression: expected tables, or bigWigs, found both')
     if any(signal):
@@ -424,6 +440,7 @@ def _collect(o:Options, old:list, mine:dict, out:Path)->dict:
     surveys = [survey_track(t, out, genes, genome.lengths, h)
                for t, h in _tracks(o, old, out)]
     faults = assembly_faults(o.assembly, genome.lengths, genes, surveys)
+    faults += _foreign(o, out, genes, annotation.aliases, genome.lengths)
     if faults and not o.force:
         raise ValueError(f'files of different assemblies? {"; ".join(faults)} '
                          '(--force goes on all the same)')

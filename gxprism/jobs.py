@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from .sequence import digest, publish
 from .record import cores, flat_row
+from .signals import read_json
 from .store import follow
 
 # %% ../nbs/28b_jobs.ipynb #c010b
@@ -56,6 +58,21 @@ def _work_name(work):
     return f'{work.__module__}:{work.__qualname__}'
 
 
+def _stored(path, config, key):
+    "What a finished configuration left, or None; a file that is not its result is named."
+    if not path.is_file(): return None
+    try:
+        d = read_json(path, 1 << 32)
+        rows = d.get('rows')
+        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+            raise ValueError(f'{path.name}: expected a list of rows, found {rows!r:.60}')
+        if (d.get('config'), d.get('key')) != (config, key):
+            raise ValueError(f'{path.name}: expected the result of {config}, found that of '
+                             f'{d.get("config")!r:.200}')
+        return d
+    except ValueError as e: warnings.warn(f'{path.parent}: {e}; its work is done again')
+
+
 def _one(config, key, work, path):
     "Run one configuration and store its rows, or else its error; return the error or None."
     path, start = Path(path), time.monotonic()
@@ -84,7 +101,9 @@ def sweep(
     cluster=None,          # a submitit executor; jobs of a cluster instead of processes
     until:float=None,      # time (of `time.time`) at which to stop, finished or not
 )->list:                   # rows of all configurations in order, each with its configuration
-    "Run every configuration not yet stored; `RuntimeError` at the end listing those that failed."
+    """Run every configuration not yet stored; `RuntimeError` at the end listing those that failed.
+
+    A stored file that is damaged, or of another configuration, is named and its work done again."""
     configs = [flat_row(c, f'config {i}', 17) for i, c in enumerate(configs)]
     if processes < 1: raise ValueError(f'processes: expected at least 1, found {processes}')
     name = _work_name(work)
@@ -96,7 +115,7 @@ def sweep(
     twice = [c for i, c in enumerate(configs) if texts[i] in texts[:i]]
     if twice: raise ValueError(f'configs: expected no two alike, found {twice[0]} more than once')
     paths = [Path(folder).absolute() / f'{digest(t)[:20]}.json' for t in texts]
-    todo = [(c, key, work, str(p)) for c, p in zip(configs, paths) if not p.is_file()]
+    todo = [(c, key, work, str(p)) for c, p in zip(configs, paths) if not _stored(p, c, key)]
     off, errors = None if progress is None else not progress, {}
     with tqdm(total=len(configs), initial=len(configs) - len(todo), disable=off,
               desc='sweep') as bar:
@@ -107,8 +126,8 @@ def sweep(
     if errors and not keep_going:
         lines = ''.join(f'\n  {c}: {e}' for c, e in errors.items())
         raise RuntimeError(f'{len(errors)} of {len(configs)} configurations failed:{lines}')
-    stored = [json.loads(p.read_text(encoding='utf-8')) for p in paths if p.is_file()]
-    return [row for s in stored for row in s['rows']]
+    stored = [_stored(p, c, key) for c, p in zip(configs, paths)]
+    return [row for s in stored if s for row in s['rows']]
 
 # %% ../nbs/28b_jobs.ipynb #c058
 def _share_cores(threads, parent):

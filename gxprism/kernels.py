@@ -169,6 +169,9 @@ def installed(
 
 def numba_ready()->bool: # whether kernels can be compiled
     "Whether numba is installed and `NUMBA_DISABLE_JIT` does not forbid it to compile."
+    threads = os.environ.get('NUMBA_NUM_THREADS', '').strip()      # below 1, numba cannot be loaded
+    if threads.lstrip('-').isdecimal() and int(threads) < 1:
+        raise ValueError(f'NUMBA_NUM_THREADS: expected a whole number from 1, found {threads!r}')
     return installed('numba') and os.environ.get('NUMBA_DISABLE_JIT', '') in ('', '0')
 
 def _attempt(access):

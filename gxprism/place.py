@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .effects import ESTIMATORS, Effect, Roles
+from .effects import Effect, Roles, fitted
 from .interventions import LEVELS, PROXIMITIES, read_trip
 from .sequence import publish
 
@@ -52,12 +52,11 @@ def grouped(
     **roles,           # fields of `Roles`
 )->Effect:             # outcome units, difference between the doses
     "Estimate an effect as 14_effects does, with an interval that draws groups of rows."
-    if method not in ESTIMATORS: raise ValueError(f'{method!r}: expected one of {list(ESTIMATORS)}')
     if len(groups) != len(data):
         raise ValueError(f'groups: expected {len(data)}, one per row, found {len(groups)}')
-    f, roles, options = ESTIMATORS[method], Roles(**roles), options or {}
-    value = float(f(data, roles, **options))
-    again = [f(data.iloc[rows], roles, **options) for rows in draws(groups, n_boot, seed)]
+    fit = fitted(data, method, Roles(**roles), options or {})
+    value = fit(data)
+    again = [fit(data.iloc[rows]) for rows in draws(groups, n_boot, seed)]
     se = float(np.std(again, ddof=1)) if n_boot > 1 else float('nan')
     return Effect(value, value - 1.96*se, value + 1.96*se, method, len(data), se)
 

@@ -7,7 +7,7 @@ __all__ = ['LEFT_OUT', 'near_start', 'everybody', 'score_table', 'calibration', 
            'warnings_of', 'png', 'report']
 
 # %% ../nbs/36_report.ipynb #r003
-import copy, io, json, math, re
+import copy, html, io, json, math, re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -452,15 +452,17 @@ def _parts(f)->dict:
 
 def _markdown(title, parts, warnings)->str:
     "The page as Markdown; figures are named, not drawn."
-    cell = lambda x: str(x).replace('|', '\\|').replace('\n', ' ')
+    def safe(x): # names of genes and tracks are anybody's
+        plain = html.escape(str(x), quote=False).replace('\n', ' ')
+        return re.sub(r'[\\`*|\[\]~$]|(?<!\w)_|_(?!\w)', r'\\\g<0>', plain)
     def text(x):
-        if isinstance(x, str): return x
+        if isinstance(x, str): return safe(x)
         if isinstance(x, list): return '\n\n'.join(map(text, x))
-        if isinstance(x, tuple): return f'*Figure: {x[0]}.*'
+        if isinstance(x, tuple): return f'*Figure: {safe(x[0])}.*'
         rows = [list(x), ['---']*len(x.columns), *x.itertuples(index=False)]
-        return '\n'.join('| ' + ' | '.join(map(cell, r)) + ' |' for r in rows)
-    body = [f'# {title}', *[f'> **Warning**: {w}' for w in warnings]]
-    for h, items in parts.items(): body += [f'## {h}', *map(text, items)]
+        return '\n'.join('| ' + ' | '.join(map(safe, r)) + ' |' for r in rows)
+    body = [f'# {safe(title)}', *[f'> **Warning**: {safe(w)}' for w in warnings]]
+    for h, items in parts.items(): body += [f'## {safe(h)}', *map(text, items)]
     return '\n\n'.join(body) + '\n'
 
 # %% ../nbs/36_report.ipynb #r029

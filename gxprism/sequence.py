@@ -8,7 +8,7 @@ __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complemen
            'Genome', 'orient', 'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
-import errno, fcntl, gzip, hashlib, io, json, math, os, re, shutil, stat, struct
+import errno, fcntl, gzip, hashlib, io, json, os, re, shutil, stat, struct, sys
 import tempfile, time, warnings, zlib
 from bisect import bisect_right
 from contextlib import contextmanager, nullcontext, suppress
@@ -382,7 +382,8 @@ def _fits(v, kind):
     if base is Literal: return any(type(v) is type(k) and v == k for k in parts)
     if kind in (None, type(None)): return v is None
     if base in (int, float):
-        return isinstance(v, (base, int)) and not isinstance(v, bool) and abs(v) < math.inf
+        return (isinstance(v, (base, int)) and not isinstance(v, bool)
+                and abs(v) <= sys.float_info.max)   # an int too: a float must hold it
     if not isinstance(base, type): return True                 # nothing that can be checked
     if not isinstance(v, base): return False
     if base is dict and parts: return all(_fits(k, parts[0]) and _fits(x, parts[1]) for k,
@@ -407,7 +408,7 @@ def validate(
         v, kind = getattr(cfg, f.name), kinds.get(f.name, Any)
         plain = isinstance(kind, type) and not get_args(kind)
         word = kind.__name__ if plain else str(kind)
-        if not _fits(v, kind): bad.append(f'{f.name}: expected {word}, found {v!r}')
+        if not _fits(v, kind): bad.append(f'{f.name}: expected {word}, found {v!r:.200}')
         elif v is None: pass
         elif f.name in least and v < least[f.name]:
             bad.append(f'{f.name}: expected at least {least[f.name]}, found {v!r}')
@@ -455,14 +456,29 @@ class _Text:
         return out
 
 # %% ../nbs/01_sequence.ipynb #c033
+def _check_ends(text, index):
+    "Raise a `ValueError` if a line of a FASTA that was indexed just now ends in what is no base."
+    for chrom, r in ((c, r) for c, r in index.items() if r.rlen):
+        before, near = (r.rlen - 1)//r.lenc, 1 << 16
+        end = r.offset + before*(r.lenb - r.lenc) + r.rlen
+        at = max(r.offset, r.offset + (before - 1)*r.lenb, end - near)        # of the last lines
+        last = text.read(at, 2*near).split(b'>')[0].replace(b'\r', b'').split(b'\n')
+        first = text.read(r.offset + max(min(r.rlen, r.lenc) - 10, 0), min(r.rlen, r.lenc, 10))
+        for line in filter(None, [first, *last]):
+            if not line[-1:].replace(b'-', b'N').isalpha() or len(line) > r.lenc: raise ValueError(
+                f'{chrom}: expected letters alone, in lines as long as its first, found a line '
+                f'that ends in {line[-10:].decode("latin-1")!r}')
+    _check_index(text, index, '')
+
 def _check_index(text, index, name):
     "Raise a `ValueError` unless records, lines and ends stand where the index of a FASTA says."
-    at, chrom, wrong = 0, 'nothing', f'its index {name}.fai belongs to another file; '
+    at, chrom = 0, 'nothing'
+    wrong = f'its index {name}.fai belongs to another file; delete it: ' if name else ''
     for chrom, r in sorted(index.items(), key=lambda x: x[1].offset):
         head = text.read(at, r.offset - at).strip() if 0 < r.offset - at < 1 << 20 else b''
         lines = [l for l in head.splitlines() if l.strip() and l[:1] != b';']
         if len(lines) != 1 or lines[0][1:].split()[:1] != [chrom.encode()] or lines[0][:1] != b'>':
-            raise ValueError(f'{wrong}{chrom} does not begin at byte {r.offset}; delete it')
+            raise ValueError(f'{wrong}{chrom} does not begin at byte {r.offset}')
         if not r.rlen: at = r.offset; continue
         before = (r.rlen - 1)//r.lenc                    # lines before the last
         end = r.offset + before*r.lenb + r.rlen - before*r.lenc
@@ -470,11 +486,10 @@ def _check_index(text, index, name):
         width = len(line.split(b'\n')[0].rstrip(b'\r'))
         tail = text.read(end - 1, 3)
         if width != min(r.rlen, r.lenc) or len(tail) < 1 or tail[:1].isspace() or tail[1:2].strip():
-            raise ValueError(f'{wrong}{chrom} is not {r.rlen} bases in lines of {r.lenc};'
-                             ' delete it')
+            raise ValueError(f'{wrong}{chrom} is not {r.rlen} bases in lines of {r.lenc}')
         at = end
     if text.size - at > 1 << 20 or text.read(at, 1 << 20).strip():
-        raise ValueError(f'{wrong}it does not know what stands behind {chrom}; delete it')
+        raise ValueError(f'{wrong}something stands behind {chrom} that is no line of it')
 
 def _check_lines(fai):
     "Raise a `ValueError` unless an index is a table of names and four whole numbers."
@@ -511,7 +526,7 @@ class Genome(Reader):
             if fai.exists() and text.zipped and not gzi.exists():
                 raise ValueError(f'found {fai.name} but no {gzi.name}; '
                                  f'make it with: bgzip -r {self.path.name}')
-            if not fai.exists(): self._index(fai, gzi, text.zipped)
+            if not fai.exists(): self._index(fai, gzi, text)
             _check_lines(fai)
             index = self.handle.faidx.index
             if text.zipped: _check_blocks(text, gzi)
@@ -519,13 +534,14 @@ class Genome(Reader):
             text.file.close()
         self.lengths = {name: record.rlen for name, record in index.items()}
 
-    def _index(self, fai, gzi, zipped):
+    def _index(self, fai, gzi, text):
         "Build the index, whole or not at all."
         import pyfaidx
         try:
-            with publish(fai) as a, publish(gzi) if zipped else nullcontext() as b:
+            with publish(fai) as a, publish(gzi) if text.zipped else nullcontext() as b:
                 made = pyfaidx.Faidx(str(self.path), indexname=str(a), gzi_indexname=b and str(b))
                 made.close()
+                _check_ends(text, made.index)
         except OSError as e:
             raise ValueError(f'its index {fai.name} cannot be written ({e.strerror or e}); '
                              f'make it with: samtools faidx {self.path.name}') from e

@@ -101,6 +101,8 @@ KINDS = {   # name -> Kind; the readers stand below
     'contact': Kind(_open_map, _is_map, 'a .cool, a .mcool or a folder of profiles', 'bin')}
 
 # %% ../nbs/02_signals.ipynb #c012
+_MOST = float(np.finfo('float32').max)   # values are kept as float32
+
 @dataclass(frozen=True)
 class Track:
     "One signal of a data set; fields that make no sense raise one `ValueError` naming them all."
@@ -125,8 +127,8 @@ class Track:
         if isinstance(self.kind, str) and self.kind in KINDS and KINDS[self.kind].per == 'base':
             more += [f'{k}: belongs to contact tracks only, found {getattr(self, k)!r}'
                      for k in ('resolution', 'balance') if getattr(self, k) is not None]
-        if isinstance(self.missing, float) and abs(self.missing) > float(np.finfo('float32').max):
-            more.append(f'missing: expected at most 3.4e38, found {self.missing!r}')
+        if isinstance(self.missing, (int, float)) and abs(self.missing) > _MOST:
+            more.append(f'missing: expected at most 3.4e38, found {self.missing!r:.40}')
         known = dict(role=ROLES, transform=TRANSFORMS, kind=KINDS)
         validate(self, dict(resolution=1), choices=known, more=more, where=f'track {self.name!r}')
 
