@@ -230,7 +230,7 @@ def whole(
     todo = [(m, r) for m in models for r in runs[m] if not (r/'done.json').exists()]
     need = sum(seconds_needed(store, m, preset, target, fold, device)*sum(x == m for x, _ in todo)
                for m in dict(todo))
-    tell(f'{len(todo)} training(s) to do, which take at most about {duration(need)} on '
+    tell(f'{len(todo)} training{"s"*(len(todo) != 1)} to do, at most about {duration(need)} on '
          f'{origin(dev.type)["device"]}')
     said = dict.fromkeys(shift_said(store, preset, configure(store, m, preset, target, fold)[1])
                          for m in dict(todo))
@@ -260,7 +260,7 @@ def whole(
                   for k, v in tables.items()}, rows, against, dna, said_of(against))
     _leave(out)
     if todo: tell(f'took {duration(time.perf_counter() - begun)}, '
-                  f'the training(s) {duration(trained)}')
+                  f'training {duration(trained)} of it')
     return out
 
 # %% ../nbs/36b_chain.ipynb #c017
