@@ -197,6 +197,7 @@ def outside_said(
     return (f'{len(files)} of its {len(spec.tracks) + 2} files lie outside its folder, '
             f'such as {files[0]}')
 
+# %% ../nbs/36b_chain.ipynb #c016b
 def whole(
     data,                # folder with a `dataset.json`, the file, or a `DatasetSpec`
     work='.gxprism',     # folder for everything that is made

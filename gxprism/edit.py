@@ -190,6 +190,7 @@ def _ask(run, batches, dev):
             out.append(torch.stack([a.get(k, none) for k in ('direct', 'adjusted')], 1).cpu())
     return torch.cat(out).numpy().astype(float)
 
+# %% ../nbs/35b_edit.ipynb #e016b
 def edit(
     model,                 # run (`TrainedRun` or folder), or a list of them
     store:GeneStore,       # genes that the runs fit

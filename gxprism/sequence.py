@@ -373,7 +373,6 @@ def digest(
     else: h.update((x if isinstance(x, str) else json.dumps(x, sort_keys=True)).encode())
     return h.hexdigest()
 
-# %% ../nbs/01_sequence.ipynb #p013c
 def hidden(
     progress, # whether bars are wanted; None: in a terminal alone
 ):            # what `disable` of tqdm takes: True, False, or None, not where there is no terminal

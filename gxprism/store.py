@@ -651,7 +651,6 @@ def measured(self:GeneStore,
     if 'measured.npy' not in self.manifest.get('files', {}): return None
     return pd.DataFrame(np.load(self.path/'measured.npy'), columns=[t.name for t in self.tracks])
 
-# %% ../nbs/04_store.ipynb #g002
 def as_rows(
     rows,    # whole numbers from 0 on, one or many, a mask of all, or identifiers; `(n,)`
     many:int, # rows that there are
@@ -676,6 +675,7 @@ def as_rows(
         raise ValueError(f'rows: expected 0 to {many - 1}, found {x.min()} to {x.max()}')
     return x.astype(np.int64)
 
+# %% ../nbs/04_store.ipynb #g002
 @patch
 def signals(self:GeneStore,
     rows:np.ndarray, # rows; `(n,)`
