@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .sequence import digest, publish, resolve_chrom, validate
+from .sequence import digest, hidden, publish, resolve_chrom, validate
 
 # %% ../nbs/24_bins.ipynb #c006
 def bin_starts(
@@ -323,7 +323,7 @@ def make_bins(
     with publish(parts/'head.json') as f: f.write_text(json.dumps(head), encoding='utf-8')
     mine = range(i*len(pieces)//k, (i + 1)*len(pieces)//k)
     todo = [p for p in mine if _piece(parts, p) is None]
-    for p in tqdm(todo, desc='bins', unit='piece', disable=not progress):
+    for p in tqdm(todo, desc='bins', unit='piece', disable=hidden(progress)):
         made = _compute(source, genes.iloc[pieces[p]], cfg)
         try:
             with publish(parts/f'{p:06d}.npz') as f, open(f, 'wb') as o: np.savez(o, **made)

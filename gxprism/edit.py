@@ -18,6 +18,7 @@ import torch
 import gxprism
 from .sequence import find_chrom, read_text, reading
 from .signals import KINDS
+from .expression import LOGS, linear
 from .record import repo_root
 from .features import TSS_LENGTH
 from .store import Batch, GeneStore
@@ -76,6 +77,9 @@ def _tracks(store, do):
     if not do: raise ValueError(f'do: expected at least one track of {per_base}')
     if odd := [k for k, v in do.items() if not isinstance(v, str) and not np.isfinite(v)]:
         raise ValueError(f'do: expected numbers or background, found {do[odd[0]]} for {odd[0]}')
+    if lost := [t.name for t in store.tracks if t.name in do and t.name not in per_base]:
+        raise ValueError(f'do: {", ".join(lost)}: contacts cannot be edited, tracks of a value a '
+                         f'base can: {", ".join(per_base) or "none"}')
     if lost := [t for t in do if t not in per_base]:
         raise ValueError(f'do: expected tracks of {per_base}, found {lost}')
     names = [t.name for t in store.tracks]
@@ -157,6 +161,24 @@ class Edits:
     "Predicted changes, and what could not be asked."
     table:pd.DataFrame    # a row per element, gene and run
     left_out:pd.DataFrame # elements in nobody's window, and why
+    said:str=''           # what the columns of changes are, in one line
+
+def _linear(before, after, scale, name):
+    "What a change of the target is for x: before, after, and per cent of x and of x+1."
+    a, b = (linear(y, scale) for y in (before, after))
+    percent = 100*(b - a)/np.where(a > 0, a, np.nan)
+    return {f'{name}_x_before': a, f'{name}_x_after': b, f'{name}_percent_of_x': percent,
+            f'{name}_percent_of_x_plus_1': 100*(b - a)/(a + 1)}
+
+def _columns_said(targets):
+    "What the columns of changes are; targets as pairs of column and scale."
+    out = []
+    for column, scale in dict.fromkeys(targets):
+        unit = scale if scale in LOGS else f'units of {column}'
+        out.append(f'{column}: *_before and *_change in {unit}' + (
+            ', *_x_before and *_x_after in x; *_percent_of_x is per cent of x, '
+            '*_percent_of_x_plus_1 of x+1')*(scale in LOGS))
+    return '; '.join(out)
 
 def _ask(run, batches, dev):
     "Direct and adjusted predictions of a run; `(n, 2)`, NaN where there is none."
@@ -168,6 +190,7 @@ def _ask(run, batches, dev):
             out.append(torch.stack([a.get(k, none) for k in ('direct', 'adjusted')], 1).cpu())
     return torch.cat(out).numpy().astype(float)
 
+# %% ../nbs/35b_edit.ipynb #e016b
 def edit(
     model,                 # run (`TrainedRun` or folder), or a list of them
     store:GeneStore,       # genes that the runs fit
@@ -184,6 +207,7 @@ def edit(
     runs = [r if isinstance(r, TrainedRun) else load_run(r)
             for r in (model if isinstance(model, (list, tuple)) else [model])]
     elements, dev, out = _intervals(elements), pick_device(device), []
+    scales = {t.column: t.scale for t in store.table.targets}
     for run in runs:
         s = store
         if run.config['inputs'].get('oriented') and not s.is_oriented: s = s.oriented()
@@ -206,7 +230,8 @@ def edit(
     known = _chroms(store, elements).notna()
     none = 'in no window of a gene' if 'gene_id' not in elements else 'not in its gene\'s window'
     why = np.where(known, none, 'no gene on this chromosome')
-    return Edits(table, elements[lost].assign(reason=why[lost]))
+    said = _columns_said((r.train.target, scales.get(r.train.target)) for r in runs)
+    return Edits(table, elements[lost].assign(reason=why[lost]), said)
 
 # %% ../nbs/35b_edit.ipynb #e017
 def _told(run, store, elements, pairs, before, after, do, pad):
@@ -224,8 +249,9 @@ def _told(run, store, elements, pairs, before, after, do, pad):
     for i, k in enumerate(('direct', 'adjusted')):
         d = after[:, i] - before[:, i]
         t |= {f'{k}_before': before[:, i], f'{k}_change': d}
-        if scale == 'log10(x+1)': t[f'{k}_percent'] = 100*(10**d - 1)
-    return pd.DataFrame(t).assign(features_kept=near & made)
+        if scale in LOGS: t |= _linear(before[:, i], after[:, i], scale, k)
+    whole = dict.fromkeys(('distance', 'seed'), 'Int64')   # whole beside rows that have none
+    return pd.DataFrame(t).astype(whole).assign(features_kept=near & made)
 
 # %% ../nbs/35b_edit.ipynb #e020
 def edit_bed(

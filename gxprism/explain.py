@@ -21,7 +21,7 @@ from .genes import split_indices
 from .store import Batch, GeneStore, as_rows
 from .metrics import METRICS, blocks, compare
 from .model import Prediction
-from .sequence import digest
+from .sequence import digest, hidden
 from .state import read_json, write_json
 from .train import TrainedRun, check_store, load_run, pick_device
 
@@ -204,7 +204,8 @@ def _asked(
     known = [c.column for c in store.table.targets]
     if target not in known: raise ValueError(f'target: expected one of {known}, found {target!r}')
     fold = fold or (t.fold if t else store.table.default_fold)
-    rows = as_rows(split_indices(store.genes, fold, split) if rows is None else rows, len(store))
+    rows = as_rows(split_indices(store.genes, fold, split) if rows is None else rows, len(store),
+                   store._id)
     labelled = store.genes[target].notna().to_numpy()[rows]
     if labelled.sum() < 2:
         raise ValueError(f'rows: expected at least 2 labelled genes, found {labelled.sum()} of '
@@ -251,7 +252,7 @@ def remove_each(
     with evaluating(model) as model, torch.no_grad():
         if isinstance(model, nn.Module): model = model.to(device)
         for i in tqdm(range(0, len(rows), batch_size), desc='reliance', unit='batch',
-                      disable=not progress):
+                      disable=hidden(progress)):
             batch = store.batch(rows[i:i + batch_size], target, window).to(device)
             keep((None, None, 0), batch)
             for removal, repeat, find in donors:

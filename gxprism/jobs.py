@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .sequence import digest, publish
+from .sequence import digest, hidden, publish
 from .record import cores, flat_row
 from .signals import read_json
 from .store import follow
@@ -116,9 +116,9 @@ def sweep(
     if twice: raise ValueError(f'configs: expected no two alike, found {twice[0]} more than once')
     paths = [Path(folder).absolute() / f'{digest(t)[:20]}.json' for t in texts]
     todo = [(c, key, work, str(p)) for c, p in zip(configs, paths) if not _stored(p, c, key)]
-    off, errors = None if progress is None else not progress, {}
-    with tqdm(total=len(configs), initial=len(configs) - len(todo), disable=off,
-              desc='sweep') as bar:
+    errors = {}
+    with tqdm(total=len(configs), initial=len(configs) - len(todo), desc='sweep',
+              disable=hidden(progress)) as bar:
         jobs = _submit(todo, cluster) if cluster else _work_through(todo, processes, until)
         for config, error in jobs:
             if error: errors[json.dumps(config)] = error

@@ -281,6 +281,7 @@ def metric_dots(
         else: _beside(ax, i, 'not defined')
     counts = sorted({len(values[g]) for g in rows if len(values[g])})
     _rows(ax, rows, unit or metric, title); ax.set_xlim(frame)
+    if counts[-1] == 1: replicates = replicates.removesuffix('s')
     _note(ax, f'dots: {" to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))} {replicates}',
           'band: mean ± sd' if counts[-1] > 1 else '',
           'line: interval over genes' if intervals else '',

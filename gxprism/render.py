@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .sequence import publish, recover, take_room
+from .sequence import hidden, publish, recover, take_room
 from .simulate import (FEATURES, SimConfig, World, contact, default_fold, draw, fold_chroms,
                               solve, stream, write_truth)
 
@@ -226,8 +226,7 @@ def _write_files(world, out, do, progress):
     bigwig = {k: pyBigWig.open(str(out / f'{k}.bw'), 'w') for k in ('h3k27ac', 'dnase')}
     for file in bigwig.values(): file.addHeader(lengths, maxZooms=1)
     genes = solved[0].assign(h3k27ac_rpm_tss1kb=0.0, dnase_rpm_tss1kb=0.0)
-    hide = None if progress is None else not progress
-    bar = tqdm(world.chroms.chrom, desc='simulate', disable=hide)
+    bar = tqdm(world.chroms.chrom, desc='simulate', disable=hidden(progress))
     def sequences():
         for chrom in bar:
             values, here = bigwig_values(world, chrom, solved), (genes.chrom == chrom).to_numpy()

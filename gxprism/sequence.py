@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASES', 'UNKNOWN', 'encode', 'decode', 'one_hot', 'reverse_complement', 'window', 'resolve_chrom', 'find_chrom',
-           'reading', 'check_bgzip', 'read_text', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'validate',
-           'Genome', 'orient', 'random_reverse_complement', 'random_shift', 'crop']
+           'reading', 'check_bgzip', 'read_text', 'Reader', 'recover', 'take_room', 'publish', 'digest', 'hidden',
+           'validate', 'Genome', 'orient', 'random_reverse_complement', 'random_shift', 'crop']
 
 # %% ../nbs/01_sequence.ipynb #c003
 import errno, fcntl, gzip, hashlib, io, json, os, re, shutil, stat, struct, sys
@@ -372,6 +372,12 @@ def digest(
     elif isinstance(x, (bytes, bytearray, memoryview)): h.update(x)
     else: h.update((x if isinstance(x, str) else json.dumps(x, sort_keys=True)).encode())
     return h.hexdigest()
+
+def hidden(
+    progress, # whether bars are wanted; None: in a terminal alone
+):            # what `disable` of tqdm takes: True, False, or None, not where there is no terminal
+    "Whether a progress bar stays away: where it is not wanted, and in a log."
+    return None if progress is None or progress and 'ipykernel' not in sys.modules else not progress
 
 # %% ../nbs/01_sequence.ipynb #p015
 def _fits(v, kind):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .sequence import digest, publish, reading
+from .sequence import digest, hidden, publish, reading
 from .signals import BigWig, ContactProfiles
 from .store import FORMAT, DatasetSpec, seen_from
 
@@ -237,7 +237,7 @@ class Download:
         if mark and not packed: self.tag.write_text(mark)
         else: self.tag.unlink(missing_ok=True)
         bar = tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=name,
-                   disable=not self.progress)
+                   disable=hidden(self.progress))
         with bar, open(self.part, 'ab') as f:
             f.truncate(have)
             for piece in r.raw.stream(1 << 16,

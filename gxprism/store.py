@@ -20,8 +20,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .sequence import (Genome, digest, find_chrom, orient, publish, reading, recover,
-                              resolve_chrom)
+from .sequence import (Genome, digest, find_chrom, hidden, orient, publish, reading,
+                              recover, resolve_chrom)
 from .signals import (KINDS, LOGS, BigWig, ContactProfiles, FastBigWig, Track, bigwig_reader,
                              fill, no_text, open_track, read_json, spread)
 from .genes import GeneTableSpec, read_genes, split_indices
@@ -224,8 +224,9 @@ def plan_store(
     far = genes[genes.tss >= genes.chrom.map(lengths)]
     if len(far):
         who = [f'{g.gene_id} ({g.chrom}:{g.tss}, of {lengths[g.chrom]})' for g in far.itertuples()]
-        bad.append(f'{spec.genes.file}: the TSS of {len(far)} gene(s) lies beyond the end of its'
-                   f' chromosome in {spec.fasta}: {_some(who)}; is it the same assembly?')
+        bad.append(f'{spec.genes.file}: the TSS of {len(far)} gene{"s"*(len(far) > 1)} lies beyond '
+                   f'the end of its chromosome in {spec.fasta}: {_some(who)}; is it the same '
+                   'assembly?')
     readers, absent = {}, {}
     for t in spec.tracks:
         r = readers[t.name] = open_track(t, spec.root)
@@ -243,8 +244,8 @@ def plan_store(
             lost = [f'{g.gene_id} ({g.chrom}:{g.tss})' for g in genes.itertuples()
                     if g.chrom not in absent[t.name] and r.key(g.chrom, g.tss)[1] is None]
             if lost:
-                bad.append(f'track {t.name!r}: {t.file}: no profile for {len(lost)} gene(s):'
-                           f' {_some(lost)}')
+                bad.append(f'track {t.name!r}: {t.file}: no profile for {len(lost)} gene'
+                           + 's'*(len(lost) > 1) + f': {_some(lost)}')
     if bad: raise ValueError('; '.join(bad))
     return Plan(genes, left_out, genome, readers, absent)
 
@@ -382,7 +383,8 @@ def _build(
     work = Parallel(n_jobs=workers, return_as='generator_unordered', backend='loky',
                     idle_worker_timeout=5)       # seconds; else a process that ends waits for 300
     done, missing = work(jobs), dict.fromkeys(plan.readers, 0)
-    for m in tqdm(done, total=len(jobs), desc='prepare', unit='chromosome', disable=not progress):
+    for m in tqdm(done, total=len(jobs), desc='prepare', unit='chromosome',
+                  disable=hidden(progress)):
         for k, v in m.items(): missing[k] += int(v)
     genes.to_parquet(folder/'genes.parquet')
     plan.left_out.to_csv(folder/'left_out.tsv', sep='\t', index=False)
@@ -649,15 +651,23 @@ def measured(self:GeneStore,
     if 'measured.npy' not in self.manifest.get('files', {}): return None
     return pd.DataFrame(np.load(self.path/'measured.npy'), columns=[t.name for t in self.tracks])
 
-# %% ../nbs/04_store.ipynb #g002
 def as_rows(
-    rows,    # whole numbers from 0 on, one or many, or a mask of all; `(n,)`
+    rows,    # whole numbers from 0 on, one or many, a mask of all, or identifiers; `(n,)`
     many:int, # rows that there are
+    ids=None, # identifiers of all rows; None: rows go by number alone
 )->np.ndarray: # int64, in the order given; ValueError on anything else
     "Rows of a store as whole numbers."
-    x = np.asarray(list(rows) if isinstance(rows, (set, frozenset, range)) else rows)
+    rows = list(rows) if isinstance(rows, (set, frozenset, range)) else rows
+    x = np.asarray(rows)
+    if x.dtype.kind == 'U': x = np.asarray(rows, object)     # a number among texts stays one
     x = np.atleast_1d(x) if x.size else np.zeros(0, np.int64)
     if x.dtype == bool and x.shape == (many,): return np.flatnonzero(x)
+    if ids is not None and x.ndim == 1 and len(x) and all(isinstance(i, str) for i in x):
+        known = {i: n for n, i in enumerate(ids)}
+        if lost := [i for i in x.tolist() if i not in known]:
+            raise ValueError(f'rows: {len(lost)} of {len(x)} genes are not in the store, such as '
+                             f'{lost[0]!r}')
+        return np.array([known[i] for i in x.tolist()], np.int64)
     if x.ndim != 1 or x.dtype.kind not in 'iu':
         raise ValueError(f'rows: expected whole numbers, or a mask of {many} rows, found '
                          f'{x.dtype} of shape {x.shape}')
@@ -665,6 +675,7 @@ def as_rows(
         raise ValueError(f'rows: expected 0 to {many - 1}, found {x.min()} to {x.max()}')
     return x.astype(np.int64)
 
+# %% ../nbs/04_store.ipynb #g002
 @patch
 def signals(self:GeneStore,
     rows:np.ndarray, # rows; `(n,)`
@@ -690,13 +701,13 @@ def signals(self:GeneStore,
 
 @patch
 def batch(self:GeneStore,
-    indices,         # rows of the store, see `as_rows`; `(n,)`
+    indices,         # rows or identifiers of genes, see `as_rows`; `(n,)`
     target=None,     # target column; None for no target (all NaN)
     window=None,     # bases around the TSS; None for the store's window
     shift=0,         # bases each window moves to higher coordinates, within the margin; `(n,)` or 0
 )->Batch:            # on the CPU
     "Gather a batch of genes; ValueError on an unknown target, row or window."
-    rows, l = as_rows(indices, len(self)), self.window if window is None else window
+    rows, l = as_rows(indices, len(self), self._id), self.window if window is None else window
     if not isinstance(l, (int, np.integer)) or l < 1 or np.asarray(shift).dtype.kind not in 'iu':
         raise ValueError(f'window, shift: expected whole numbers, found {l!r} and {shift!r}')
     if target is not None and target not in self._targets:
@@ -743,11 +754,11 @@ def question(self:GeneStore,
             raise ValueError(f'fold: expected one of {list(self.table.folds)}, found {fold!r}')
         rows, where = split_indices(self.genes, fold, part), f'the {part} part of {fold}'
     else: where = 'the rows asked for'
-    rows = as_rows(rows, len(self))
+    rows = as_rows(rows, len(self), self._id)
     labelled = np.isfinite(self._targets[target][rows])
     if labelled.sum() < least:
-        raise ValueError(f'{target}: expected at least {least} labelled gene(s) in {where},'
-                         f' found {labelled.sum()} of {len(rows)}')
+        raise ValueError(f'{target}: expected at least {least} labelled gene{"s"*(least > 1)} in '
+                         f'{where}, found {labelled.sum()} of {len(rows)}')
     return Question(target, fold, window, rows[labelled], int((~labelled).sum()))
 
 # %% ../nbs/04_store.ipynb #f006
@@ -785,7 +796,7 @@ class CompactStore:
         indices, # rows of the store, see `as_rows`; `(n,)`
     )->Batch:    # on the device of the arrays; signals in `dtype`
         "Gather a batch of genes."
-        rows = as_rows(indices, len(self))
+        rows = as_rows(indices, len(self), self._id)
         if self.seq.is_cuda:
             at = torch.from_numpy(rows).to(self.seq.device)
             parts = (x.index_select(0, at) for x in self._parts)

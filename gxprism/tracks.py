@@ -22,8 +22,8 @@ from .attribution import (Attribution, input_gradients, occlusion_figure,
 from .explain import (Part, answers, blank, evaluating, pick, reads_dna, reliance,
                              reliance_figure, shuffled)
 from .genes import split_indices
-from .sequence import (Genome, decode, digest, find_chrom, one_hot, publish, read_text,
-                              take_room)
+from .sequence import (Genome, decode, digest, find_chrom, hidden, one_hot, publish,
+                              read_text, take_room)
 from .signals import named_in_utf8
 from .state import difference, write_json
 from .store import Batch, GeneStore
@@ -469,14 +469,16 @@ def _maps(runs, store, rows, places, baseline, prediction, steps, mutate, dna, d
     "Mean and sd over runs of the maps and of the sums per gene; announces the time it takes."
     from tqdm.auto import tqdm
     tables, l, begun = [], runs[0].train.window, time.monotonic()
-    with tqdm(total=len(rows)*len(runs), desc='explain', unit='gene', disable=not progress) as bar:
+    with tqdm(total=len(rows)*len(runs), desc='explain', unit='gene',
+              disable=hidden(progress)) as bar:
         def tell(n):
             bar.update(n)
             if bar.n == n < bar.total or bar.disable and not tables and not told:
                 told.append(n)
                 left = (time.monotonic() - begun)/n*(bar.total - n)
-                print(f'{len(rows)} genes of {l:,} bases, {len(runs)} run(s), {dev}: contributions '
-                      f'take about {max(left, 1):.0f} s more', flush=True)
+                many = lambda n, word: f'{n} {word}{"s"*(n != 1)}'
+                print(f'{many(len(rows), "gene")} of {l:,} bases, {many(len(runs), "run")}, {dev}: '
+                      f'contributions take about {max(left, 1):.0f} s more', flush=True)
         told = []
         def each():
             for r in runs:

@@ -20,8 +20,8 @@ from .annotation import open_text
 from .interventions import read_mutations, wild_types
 from .mutations import says, variant_effects
 from .explain import answers, evaluating, reads_dna
-from .sequence import (Genome, decode, encode, find_chrom, orient, publish, reading,
-                              window as around)
+from .sequence import (Genome, decode, encode, find_chrom, hidden, orient, publish,
+                              reading, window as around)
 from .state import check_out
 from .store import GeneStore
 from .tracks import open_runs
@@ -241,7 +241,7 @@ def _predict(runs, store, bases, jobs, total, dev, progress):
     from tqdm.auto import tqdm
     length, strands = runs[0].train.window, bases.store.genes.strand.to_numpy()
     size, out, rows, kinds, part = max(1, min(256, 128_000//length)), [], [], [], []
-    bar = tqdm(total=total*len(runs), desc='variants', unit='window', disable=not progress)
+    bar = tqdm(total=total*len(runs), desc='variants', unit='window', disable=hidden(progress))
     for r in runs: r.model.to(dev)
     def ask():
         at = [j[0] for j in part]
