@@ -57,7 +57,7 @@ def write_table(
 ):
     "Write a table in the format that its name says, whole or not at all."
     from gxprism.sequence import publish
-    out, sep = _out(out), ',' if '.csv' in Path(out).name else '\t'
+    out, sep = _out(out), ',' if str(out).endswith(('.csv', '.csv.gz')) else '\t'
     if out.exists() and not out.is_file():
         with open(out, 'w') as f: table.to_csv(f, sep=sep, index=False)
         return

@@ -67,6 +67,7 @@ def read_do(
         if track in out: raise ValueError(f'--do {track}: given twice')
         try: out[track] = value if value == 'background' else float(value)
         except ValueError: sep = ''
+        if '_' in value or not value.isascii(): sep = ''     # float() reads 1_0, no table does
         if not (sep and track) or (value != 'background' and not abs(out[track]) < 3e38):
             raise ValueError(f"--do: expected TRACK=number or TRACK=background, found {text!r}")
     return out
@@ -262,7 +263,10 @@ def edit_bed(
     pad:int=0,     # bases on either side
     device:str='auto', # where to compute
 )->Edits:
-    "Edit the intervals of a BED file with one run or several."
+    "Edit the intervals of a BED file with one run or several; ValueError on one given twice."
+    real = [os.path.realpath(r) for r in runs]
+    if twice := [str(r) for i, r in enumerate(runs) if real[i] in real[:i]]:
+        raise ValueError(f'--run {twice[0]}: given twice')
     return edit([load_run(r) for r in runs], GeneStore(store), read_bed(bed), read_do(do), pad,
                 device=device)
 

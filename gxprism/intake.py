@@ -175,6 +175,7 @@ def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list, dict]:
     if unknown: raise ValueError(f'unknown options: {", ".join(unknown)}')
     given = {k: v for k, v in asdict(Options(**given)).items() if k in given}
     _need_files(given)
+    _not_written(given, out)
     given = _moved(given, lambda p: seen_from(out, p))
     if not again: return Options(**given), [], {}
     path = out/'dataset.json'
@@ -204,6 +205,17 @@ def _read_options(out:Path, again:bool, given:dict)->tuple[Options, list, dict]:
         said = [t for t in getattr(was, k) if name(t) in {t.name for t in old}]
         o[k] = said + list(given.get(k, ()))
     return Options(**o), old, mine
+
+# %% ../nbs/13e_intake.ipynb #in51
+def _not_written(options:dict, out:Path):
+    "Refuse an input that `init` is about to write."
+    made = {os.path.realpath(out/f): f for f in ('dataset.json', 'genes.tsv.gz', 'intake.tsv')}
+    def one(file):
+        if f := made.get(os.path.realpath(os.path.expanduser(file.split('::')[0]))):
+            raise ValueError(f'{file}: would be replaced, for init writes {f} there; give another '
+                             '--out, or a copy')
+        return file
+    _moved(options, one)
 
 # %% ../nbs/13e_intake.ipynb #in46
 _COLUMNS = ('gene_id', 'symbol', 'chrom', 'tss', 'strand', 'biotype', 'transcript_id', 'starts',

@@ -180,7 +180,14 @@ def chrom_sizes(
         name, n = (row.split('\t') + [''])[:2]
         if not name or not re.fullmatch('[1-9][0-9]{0,11}', n.strip()):
             raise ValueError(f'{sizes}: line {i}: expected a name and a length, found {row!r:.60}')
-        out[name] = int(n)
+        if out.setdefault(name, int(n)) != int(n):
+            raise ValueError(f'{sizes}: line {i}: {name} stands twice, with {out[name]:,} and '
+                             f'{int(n):,} bases')
+    if fasta.exists():                                    # the lengths may be of another assembly
+        for name, n in Genome(fasta).lengths.items():
+            if (mine := find_chrom(name, out)) and out[mine] != n:
+                raise ValueError(f'{sizes}: {mine} has {out[mine]:,} bases, and {n:,} in '
+                                 f'{fasta.name}, the FASTA of the store')
     return out
 
 def _places(
@@ -280,7 +287,9 @@ def open_runs(
     runs = [runs] if isinstance(runs, (str, Path, TrainedRun)) else list(runs)
     if not runs: raise ValueError('run: expected at least one run, found none')
     runs = [r if isinstance(r, TrainedRun) else load_run(r) for r in runs]
-    plain = lambda c: c | dict(train_config=c['train_config'] | dict(seed=0))
+    said = ('trained_on', 'published', 'done')       # of older runs and of saved ones not the same
+    plain = lambda c: {k: v for k, v in c.items() if k not in said} | dict(
+        train_config=c['train_config'] | dict(seed=0))
     for r in runs[1:]:
         if diff := difference(plain(runs[0].config), plain(r.config)):
             raise ValueError(f'{r.folder}: expected a run that differs from {runs[0].folder} in '
@@ -298,7 +307,7 @@ def choose_genes(
     most:int=100,    # of these
     split:str='test', # or those of another part of the fold
 )->np.ndarray:       # rows of the store; ValueError names genes that it lacks
-    "The genes to explain."
+    "The genes to explain; the version of an identifier (`.3`) may be left out."
     if genes is None:
         rows = split_indices(store.genes, run.train.fold, split, run.train.target)
         return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
@@ -309,7 +318,8 @@ def choose_genes(
         names = [r.split('\t')[0].strip() for r in rows if r.strip() and r[0] != '#']
         if names and names[0].lower() in ('gene', 'gene_id', 'symbol', 'name'): names = names[1:]
     s = store.genes.symbol
-    at = {g: i for i, g in s[~s.duplicated(keep=False)].items()}
+    bare = store.genes.gene_id.str.replace(r'\.[0-9]+$', '', regex=True)
+    at = {g: i for x in (s, bare) for i, g in x[~x.duplicated(keep=False)].items()}
     at |= {g: i for i, g in enumerate(store.genes.gene_id)}
     if lost := [n for n in names if n not in at]:
         raise ValueError(f'{where}: {len(lost)} of {len(names)} genes are not in the store, such '
