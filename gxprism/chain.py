@@ -197,6 +197,11 @@ def outside_said(
     return (f'{len(files)} of its {len(spec.tracks) + 2} files lie outside its folder, '
             f'such as {files[0]}')
 
+def _dna(runs, store, seed, device):
+    "Whether a network reads DNA: the answer of its first seed, what is said about all."
+    each = {seed + i: reads_dna(r, store, device=device) for i, r in enumerate(runs)}
+    return each[seed] | dict(said=dna_said(each))
+
 # %% ../nbs/36b_chain.ipynb #c016b
 def whole(
     data,                # folder with a `dataset.json`, the file, or a `DatasetSpec`
@@ -236,8 +241,7 @@ def whole(
     said = dict.fromkeys(shift_said(store, preset, configure(store, m, preset, target, fold)[1])
                          for m in dict(todo))
     for line in filter(None, said): tell(line)
-    tables = {k: [t] for k, t in classical_tables(spec, store, target, fold).items()}
-    trained = 0.
+    tables, trained = {k: [t] for k, t in classical_tables(spec, store, target, fold).items()}, 0.
     for i in range(seeds):
         for m in models:
             start = time.perf_counter()
@@ -245,20 +249,17 @@ def whole(
             trained += time.perf_counter() - start
             tables.setdefault(m, []).append(predict(runs[m][i], store, device=device,
                                                     progress=progress))
-    dna = {}
-    for m in models:
-        each = {seed + i: reads_dna(r, store, device=device) for i, r in enumerate(runs[m])}
-        dna[m] = each[seed] | dict(said=dna_said(each))
+    dna = {m: _dna(r, store, seed, device) for m, r in runs.items()}
     name = {m: [f'{tag}/{r.name}' for r in runs[m]] if m in runs else [f'{tag}/{m}-{target}-{fold}']
             for m in tables}
     found = [evaluate(t).assign(model=m, seed=seed + i if m in models else 0, run=name[m][i])
              for m, ts in tables.items() for i, t in enumerate(ts)]
     rows, against = pd.concat(found, ignore_index=True), against_boosting(tables)
     name = {m: ';'.join(n) for m, n in name.items()}
-    against = against.assign(run=against.model.map(name))
+    against['run'] = against.model.map(name)
     folder = work/results_in(models, preset, target, fold, oriented, seed, seeds, spec.genes)
-    out = Outcome(work, folder, store, runs, {k: averaged(v).assign(run=name[k])
-                  for k, v in tables.items()}, rows, against, dna, said_of(against))
+    tables = {k: averaged(v).assign(run=name[k]) for k, v in tables.items()}
+    out = Outcome(work, folder, store, runs, tables, rows, against, dna, said_of(against))
     _leave(out)
     if todo: tell(f'took {duration(time.perf_counter() - begun)}, '
                   f'training {duration(trained)} of it')
