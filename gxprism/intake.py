@@ -302,6 +302,23 @@ def _carry(mine:dict, table:pd.DataFrame, spec:GeneTableSpec)->tuple:
     return table, replace(spec, folds=tuple(folds), default_fold=default, targets=tuple(mixed),
                           features=tuple(features)), said
 
+# %% ../nbs/13e_intake.ipynb #in52
+def _is_bigwig(path): return Path(path).suffix.lower() in ('.bw', '.bigwig')
+
+def _foreign(o:Options, out:Path, genes:pd.DataFrame, aliases:dict, lengths:dict)->list:
+    "Signs that a bigWig of labels or starts is of another assembly, as `assembly_faults`."
+    bad, mine = [], set(genes.chrom)
+    for key, p in [('expression', p) for p in o.expression if _is_bigwig(p)] + \
+                  [('cage', p) for p in o.cage]:
+        here = BigWig(out/p).lengths
+        other = [(c, n) for name, n in here.items()
+                 if (c := spelled(name, aliases, lengths)) in mine and n != lengths[c]]
+        if other: bad.append(
+            f'--{key}: {other[0][0]} has {other[0][1]:,} bases in {Path(p).name}'
+            f'{f" ({name})" if (name := known_assembly(here)) else ""}, and '
+            f'{lengths[other[0][0]]:,} in the FASTA ({len(other)} such)')
+    return bad
+
 # %% ../nbs/13e_intake.ipynb #in20
 def _tracks(o:Options, old:list, out:Path)->list[tuple]:
     "Tracks with what was decided about each: recorded ones as they stand, others from the options."
@@ -326,22 +343,6 @@ def _need_one_or_two(option:str, files):
     if len(files) > 2:
         raise ValueError(f'--{option}: expected one or two bigWigs, found {len(files)}')
     for f in files: need_signal(f'--{option}', f)
-
-def _is_bigwig(path): return Path(path).suffix.lower() in ('.bw', '.bigwig')
-
-def _foreign(o:Options, out:Path, genes:pd.DataFrame, aliases:dict, lengths:dict)->list:
-    "Signs that a bigWig of labels or starts is of another assembly, as `assembly_faults`."
-    bad, mine = [], set(genes.chrom)
-    for key, p in [('expression', p) for p in o.expression if _is_bigwig(p)] + \
-                  [('cage', p) for p in o.cage]:
-        here = BigWig(out/p).lengths
-        other = [(c, n) for name, n in here.items()
-                 if (c := spelled(name, aliases, lengths)) in mine and n != lengths[c]]
-        if other: bad.append(
-            f'--{key}: {other[0][0]} has {other[0][1]:,} bases in {Path(p).name}'
-            f'{f" ({name})" if (name := known_assembly(here)) else ""}, and '
-            f'{lengths[other[0][0]]:,} in the FASTA ({len(other)} such)')
-    return bad
 
 def _target(o:Options, out:Path, annotation:Annotation, genes:pd.DataFrame)->tuple:
     "Expression of every gene on the scale asked for, how it was found, rows for intake.tsv, assay."
