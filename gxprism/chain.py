@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['possible', 'seconds_needed', 'duration', 'classical_tables', 'against_boosting', 'said_of', 'Outcome', 'results_in',
-           'dna_said', 'averaged', 'outside_said', 'whole', 'new_genes']
+           'dna_said', 'averaged', 'store_in', 'outside_said', 'whole', 'new_genes']
 
 # %% ../nbs/36b_chain.ipynb #c003
 import math, os, re, time
@@ -17,7 +17,7 @@ import torch
 
 from .sequence import publish, reading
 from .genes import GeneTableSpec, _read_text, labelled, read_genes, split_indices
-from .store import DatasetSpec, GeneStore, changed_sources, prepare
+from .store import DatasetSpec, GeneStore, changed_sources, prepare, read_manifest
 from .metrics import METRICS, blocks, compare
 from .record import origin
 from .state import read_json
@@ -188,6 +188,20 @@ def averaged(
     return out
 
 # %% ../nbs/36b_chain.ipynb #c016
+def store_in(
+    folder,            # of the store
+    spec:DatasetSpec,  # data set
+    progress:bool=True, # bars
+)->GeneStore:          # FileExistsError where a store of other settings would be replaced
+    "The store of a call of `run`, made again where files have changed."
+    try: m = read_manifest(folder)
+    except (FileNotFoundError, ValueError): m = {}
+    usual = dict(window=2000, margin=0, bin=1, bases=True, dtype='float32')
+    if odd := [f'{k} {m[k]}' for k, v in usual.items() if m.get(k, v) != v]:
+        raise FileExistsError(f'{folder}: holds a store of {", ".join(odd)}, which run would '
+                              'replace; give another --work')
+    return prepare(spec, folder, workers=os.cpu_count() or 1, overwrite=True, progress=progress)
+
 def outside_said(
     spec:DatasetSpec, # data set
 )->str: # empty where nothing lies outside, or `init` made the data set of files where they were
@@ -226,8 +240,7 @@ def whole(
     models = list(dict.fromkeys(models))
     target, fold = possible(spec, models, preset, target, fold)
     work = work/spec.name
-    store = prepare(spec, work/'store', workers=os.cpu_count() or 1, overwrite=True,
-                    progress=progress)
+    store = store_in(work/'store', spec, progress)
     if oriented: store = store.oriented()
     labelled(store.genes, target, fold)
     runs, tag = {}, store.fingerprint[:8] + '-oriented'*oriented
