@@ -509,8 +509,9 @@ def mrna_parts(
 # %% ../nbs/13_annotation.ipynb #an33
 def mrna_features(
     raw:pd.DataFrame, # of `mrna_parts`
+    like:dict={},     # scale of another data set; what it lacks is of these genes
 )->tuple[pd.DataFrame, dict, dict]: # columns as published; scale of each; genes filled in each
-    "Put mRNA parts on the published scale, z-scores over these genes."
+    "Put mRNA parts on the published scale, z-scores over these genes or over those of another set."
     out, scale, filled = raw.copy(), {}, {}
     for c in MRNA_FEATURES:
         if c.endswith('_log10zscore'):
@@ -518,10 +519,12 @@ def mrna_features(
             if x.isna().all(): x = x.fillna(0.)
             mean, sd = float(x.mean()), float(x.std(ddof=0))
             if sd < 1e-9: sd = 1.                                  # all alike, but for rounding
+            mean, sd = like.get(c, {}).get('mean', mean), like.get(c, {}).get('sd', sd)
             out[c] = ((x - mean) / sd).fillna(0.)
             scale[c] = dict(of='log10(bases + 0.1)', mean=mean, sd=sd)
         else:
             mean = float(raw[c].mean()) if raw[c].notna().any() else 0.
+            mean = like.get(c, {}).get('mean', mean)
             out[c], scale[c] = raw[c].fillna(mean), dict(of='as it is', mean=mean)
         if (gaps := raw[c].isna()).any(): filled[c] = raw.index[gaps].tolist()
     return out, scale, filled

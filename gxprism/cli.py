@@ -367,7 +367,7 @@ def _edit(a):
     import pandas as pd
     write_table(pd.concat([e.table, rest], ignore_index=True), out)
     print(f'{a.out}: {n + len(rest)} elements in, {n} predicted, {len(rest)} left out: '
-          f'{rest.reason.value_counts().to_dict() or "none"}', file=sys.stderr)
+          f'{rest.reason.value_counts().to_dict() or "none"}', e.said, sep='\n', file=sys.stderr)
 
 def _edit_command(add):
     "Arguments of edit."
@@ -375,13 +375,18 @@ def _edit_command(add):
     p.add_argument('--run', nargs='+', help='runs to ask; several: seeds of one model')
     p.add_argument('--store', help='folder of a store')
     p.add_argument('--bed', help='elements: BED, 0-based half-open, plain or gzip')
-    p.add_argument('--do', action='append', metavar='TRACK=VALUE',
+    p.usage = ('gxprism edit --run RUN [RUN ...] --store STORE --bed BED --do TRACK=VALUE '
+               '[TRACK=VALUE ...] --out OUT [options]\n       gxprism edit --pairs PAIRS --out OUT '
+               '[options]')
+    p.add_argument('--do', nargs='+', action='extend', metavar='TRACK=VALUE',
                    help='what stands there afterwards: a number, or background; once a track')
     p.add_argument('--pad', type=_whole(0), default=0, help='bases on either side edited too')
     p.add_argument('--pairs', help='instead: table of element-gene pairs, official or joined')
     p.add_argument('--data', help='for --pairs: data set of K562 (default: in GXPRISM_DATA)')
     p.add_argument('--model', help='for --pairs: stored slopes (default: those of 46, or fitted)')
-    p.add_argument('--out', required=True, help='file to write, left-out rows with their reason')
+    p.add_argument('--out', required=True,
+                   help='file to write: changes of the target and, where it is a logarithm of x+1, '
+                   'of x, in per cent of x and of x+1; left-out rows, and why')
     _options(p, '--threads', '--device')
 
 # %% ../nbs/39_cli.ipynb #l041expl
@@ -469,8 +474,8 @@ def _run(a):
     why = 'blank: not defined, since all labels or all predictions are the same'
     print(wide.to_string(na_rep=''), *[why]*bool(wide.isna().any(axis=None)), o.said, sep='\n\n')
     for m, d in o.dna.items(): print(f'{m}: {d["said"]}.')
-    print(f'\npredictions, scores and figures: {o.work}\nstore: {o.work/"store"}')
-    for m, r in o.runs.items(): print(f'run of {m}: {r[0]}')
+    print(f'\npredictions, scores and figures: {o.folder}\nstore: {o.work/"store"}')
+    for m, r in o.runs.items(): print(f'run{"s"*(len(r) > 1)} of {m}:', *r)
 
 # %% ../nbs/39_cli.ipynb #d409
 ORDER = ('init', 'check', 'run', 'explain', 'variants', 'edit', 'report', 'predict', 'prepare',

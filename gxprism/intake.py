@@ -53,6 +53,7 @@ class Options:
     test: tuple = ()           # chromosomes to test on, in one fold of one's own
     valid: tuple = ()          # chromosomes to validate on, where --test is given
     no_mrna: bool = False      # leave out the eight numbers about each mRNA
+    like: str = ''             # data set of init whose scale these numbers are put on
     force: bool = False        # go on although the files seem to be of different assemblies
 
     def __post_init__(self):
@@ -147,7 +148,8 @@ def keep_genes(
     return genes.assign(spelled=there, reason=out)
 
 # %% ../nbs/13e_intake.ipynb #in19
-_FILES = ('fasta', 'gtf', 'expression', 'transcripts', 'cage', 'aliases', 'track', 'contacts')
+_FILES = ('fasta', 'gtf', 'expression', 'transcripts', 'cage', 'aliases', 'like', 'track',
+          'contacts')
 
 def _moved(options:dict, change)->dict:
     "The options with each file name put through `change`."
@@ -216,6 +218,18 @@ def _not_written(options:dict, out:Path):
                              '--out, or a copy')
         return file
     _moved(options, one)
+
+def _scale_of(o:Options, out:Path)->dict:
+    "The scale of the mRNA features of the data set that `--like` names."
+    if not o.like: return {}
+    path = out/o.like/'dataset.json' if (out/o.like).is_dir() else out/o.like
+    found = read_json(path)
+    for k in ('intake', 'decided', 'mrna'):
+        found = found.get(k) if isinstance(found, dict) else None
+    if not found or not isinstance(found, dict) or not all(
+            isinstance(v, dict) and isinstance(v.get('mean'), float) for v in found.values()):
+        raise ValueError(f'--like: {path}: expected a data set of init with features of the mRNA')
+    return found
 
 # %% ../nbs/13e_intake.ipynb #in46
 _COLUMNS = ('gene_id', 'symbol', 'chrom', 'tss', 'strand', 'biotype', 'transcript_id', 'starts',
@@ -445,7 +459,8 @@ def _collect(o:Options, old:list, mine:dict, out:Path)->dict:
     if y is not None: table['expression'] = y.reindex(genes.gene_id).to_numpy()
     features, scale = [], {}
     if annotation.pieces is not None and not o.no_mrna:
-        mrna, scale, filled = mrna_features(mrna_parts(annotation, genes, genome))
+        mrna, scale, filled = mrna_features(mrna_parts(annotation, genes, genome),
+                                             _scale_of(o, out))
         lacks = lambda c: 'is unknown' if 'LEN' in c else 'of a part it lacks'
         log += [('gene', i, 'changed', f'{c} {lacks(c)}, the mean of the others: {i}')
                 for c, ids in filled.items() for i in ids]

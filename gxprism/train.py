@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .sequence import (digest, find_chrom, publish, random_reverse_complement,
+from .sequence import (digest, find_chrom, hidden, publish, random_reverse_complement,
                               validate)
 from .genes import fold_table, labelled, split_indices
 from .signals import check_keys
@@ -310,7 +310,7 @@ def _keeper():
             from tqdm.auto import tqdm
             shown = self.progress and trainer.is_global_zero
             self.bar = tqdm(total=self.sampler.cfg.max_steps, initial=self.done, desc=self.label,
-                            unit='step', disable=not shown)
+                            unit='step', disable=hidden(shown))
         def on_train_batch_start(self, *args):
             torch.manual_seed(_chance(self.sampler.cfg.seed, self.done, together()[0]))
         def on_train_batch_end(self, trainer, module, *args):
@@ -774,10 +774,10 @@ def predict(
     from tqdm.auto import tqdm
     r = run if isinstance(run, TrainedRun) else load_run(run)
     check_store(r, store)
-    rows = np.arange(len(store)) if rows is None else as_rows(rows, len(store))
+    rows = np.arange(len(store)) if rows is None else as_rows(rows, len(store), store._id)
     dev, out = pick_device(device), []
     r.model.to(dev)
-    with tqdm(total=len(rows), desc='predict', unit='gene', disable=not progress) as bar:
+    with tqdm(total=len(rows), desc='predict', unit='gene', disable=hidden(progress)) as bar:
         for y in _answers(r, store, _pieces(r, rows, batch_size, dev), want, dev):
             out.append(y)
             bar.update(y.shape[1])
