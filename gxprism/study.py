@@ -652,7 +652,7 @@ def compare(
     data:str,         # data set; where a label stands in another one: (data set, label)
     metric:str='mse', # one of METRICS
     folds:bool=False, # all folds together
-    n_boot:int=2000,  # resamples; ten times as many where p is below .1
+    n_boot:int=2000,  # resamples; ten times as many where p is below .1, and not at its least
 )->pd.DataFrame:      # a row per pair: `diff`, `low`, `high`, `p`, `power`, `seeds`, `n`
     "Paired differences on the same genes; a pair without predictions is left out."
     out, at = [], lambda m: m if isinstance(m, tuple) else (data, m)
@@ -666,7 +666,7 @@ def compare(
         g, same = pa[0].loc[both], pa[2] == pb[2] and x.shape == z.shape
         drawn = lambda n: paired(g.observed.to_numpy(), x, z, metric=metric, n_boot=n,
                                  clustered=g.block.to_numpy(), paired_seeds=same)
-        if (c := drawn(n_boot))['p'] < .1: c = drawn(10*n_boot)
+        if 2/n_boot < (c := drawn(n_boot))['p'] < .1: c = drawn(10*n_boot)
         many = [len(p) for p, m in zip((x, z), sides) if len(p) > 1 or e.network(*m)]
         out.append(dict(data=own, model=a, other=b, metric=metric, seeds=min(many, default=1))
                    | {k: c[k] for k in ('n', 'a', 'b', 'diff', 'low', 'high', 'p')})
