@@ -198,12 +198,22 @@ def collect(out, text):
 
 # ---------------------------------------------------------------- at home, after
 
+def unpack(f, folder):
+    "Plain files of an archive into a folder; anything else, or a place outside, is refused."
+    with tarfile.open(f) as t:
+        for m in t:                                    # the filters of tarfile want Python 3.11.4
+            to = (folder/m.name).resolve()
+            if not m.isreg() or not to.is_relative_to(folder):
+                raise tarfile.TarError(f'{m.name}: expected a plain file within')
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with t.extractfile(m) as a, open(to, 'wb') as b: shutil.copyfileobj(a, b)
+
 def take(folder):
     "Add what was collected to the results; nothing where a file is damaged, never less than ours."
     with tempfile.TemporaryDirectory() as tmp:
         for f in sorted(folder.glob('*.tar.xz')):
             try:
-                with tarfile.open(f) as t: t.extractall(tmp, filter='data')
+                unpack(f, Path(tmp).resolve())
             except (tarfile.TarError, EOFError, lzma.LZMAError, OSError) as e:
                 sys.exit(f'{f.name}: damaged ({e}); nothing taken')
         for d in sorted(Path(tmp).iterdir()): print(f'{d.name}: {merge(d)}')
