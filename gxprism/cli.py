@@ -681,6 +681,7 @@ def main(
             from gxprism.model import import_file
             for f in a.own: import_file(f)
         a.call(a)
+        sys.stdout.flush()                     # here and not at the exit, where nobody catches it
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
