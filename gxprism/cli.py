@@ -172,6 +172,7 @@ def _seeds(runs, what):
 
 def _predict(a):
     from gxprism.chain import averaged
+    from gxprism.expression import linear
     from gxprism.train import elsewhere, predict
     (out, (runs, store)), said = (_out(a.out), _opened(a)), []
     if a.fill_features and not a.genes: raise ValueError('--fill-features: expected with --genes')
@@ -191,7 +192,7 @@ def _predict(a):
     unit = f'{target}, scale {scale}'
     if a.scale == 'tpm':
         k = ['observed', 'direct', 'adjusted']
-        table[k] = 10**table[k].astype(float) - 1
+        table[k] = table[k].astype(float).transform(linear, unit=scale)
         unit = f'{target} in TPM' + f' (direct_sd and adjusted_sd: {scale})'*(len(runs) > 1)
     write_table(table, out)
     print(f'{out}: {len(table)} genes, {table.observed.notna().sum()} of them labelled; {unit}',
