@@ -211,6 +211,14 @@ def outside_said(
     return (f'{len(files)} of its {len(spec.tracks) + 2} files lie outside its folder, '
             f'such as {files[0]}')
 
+def _announced(todo, store, preset, target, fold, device)->list:
+    "What is going to be trained, how long that takes at most, and what a preset cannot do here."
+    nets = dict.fromkeys(todo)                              # of each training its network
+    need = sum(seconds_needed(store, m, preset, target, fold, device)*todo.count(m) for m in nets)
+    said = [shift_said(store, preset, configure(store, m, preset, target, fold)[1]) for m in nets]
+    return [f'{len(todo)} training{"s"*(len(todo) != 1)} to do, at most about {duration(need)} on '
+            f'{origin(pick_device(device).type)["device"]}', *dict.fromkeys(filter(None, said))]
+
 def _dna(runs, store, seed, device):
     "Whether a network reads DNA: the answer of its first seed, what is said about all."
     each = {seed + i: reads_dna(r, store, device=device) for i, r in enumerate(runs)}
@@ -232,7 +240,8 @@ def whole(
     tell=print,          # what is said on the way goes there
 )->Outcome:              # ValueError on names that are not there, before any work
     "Store, classical models, networks, scores; what is finished is not done again."
-    dev, begun, work = pick_device(device), time.perf_counter(), Path(work).expanduser()
+    begun, work = time.perf_counter(), Path(work).expanduser()
+    pick_device(device)                                # refused before any work
     spec = data if isinstance(data, DatasetSpec) else DatasetSpec.read(data)
     if line := outside_said(spec): tell(f'{data}: {line}')
     if not re.fullmatch(r'\w[\w.+ -]*', spec.name):
@@ -246,14 +255,8 @@ def whole(
     runs, tag = {}, store.fingerprint[:8] + '-oriented'*oriented
     for m in models: runs[m] = [work/'runs'/tag/f'{m}-{preset}-{target}-{fold}-seed{s}'
                                 for s in range(seed, seed + seeds)]
-    todo = [(m, r) for m in models for r in runs[m] if not (r/'done.json').exists()]
-    need = sum(seconds_needed(store, m, preset, target, fold, device)*sum(x == m for x, _ in todo)
-               for m in dict(todo))
-    tell(f'{len(todo)} training{"s"*(len(todo) != 1)} to do, at most about {duration(need)} on '
-         f'{origin(dev.type)["device"]}')
-    said = dict.fromkeys(shift_said(store, preset, configure(store, m, preset, target, fold)[1])
-                         for m in dict(todo))
-    for line in filter(None, said): tell(line)
+    todo = [m for m in models for r in runs[m] if not (r/'done.json').exists()]
+    for line in _announced(todo, store, preset, target, fold, device): tell(line)
     tables, trained = {k: [t] for k, t in classical_tables(spec, store, target, fold).items()}, 0.
     for i in range(seeds):
         for m in models:

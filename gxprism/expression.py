@@ -325,6 +325,23 @@ def match_rows(
                          f'such as {genes.gene_id.iloc[0]!r}, found {ids.iloc[0]!r}')
     return rows, how
 
+# %% ../nbs/13b_expression.ipynb #ex34
+def _remarks(e, own):
+    "What else is said of a table: blanks, what labels were made of, why this column."
+    said = dict(blank=n) if (n := int(e.rows.value.isna().sum())) else {}
+    if e.unit == 'counts': said['labels'] = 'TPM made from counts by ' + (
+        'the lengths in the table' if own else "the union of each gene's exons")
+    elif e.unit == 'fpkm': said['labels'] = 'TPM made from FPKM'
+    return said | (dict(note=e.note) if e.note else {})
+
+def _doubt(e):
+    "Warn where undone logarithms do not sum as TPM do; of fewer than 50 rows nothing is known."
+    total = float(linear(e.rows.value, e.unit).sum())
+    if len(e.rows) >= 50 and not 4e5 < total < 1.3e6:
+        warnings.warn(f'{e.name}: column {e.column!r}: {e.unit} undone gives values with a sum of '
+                      f'{total:,.0f}, expected about a million (TPM); if they are counts or FPKM, '
+                      'give them without the logarithm and say --unit counts or fpkm')
+
 # %% ../nbs/13b_expression.ipynb #ex22
 def gene_values(
     e:Expression,              # table
@@ -346,7 +363,8 @@ def gene_values(
             'no such gene') + f' in {annotation.name}') for i, n in zip(t.id[rows.isna()],
                                                                      many[rows.isna()])]
     own = e.unit == 'counts' and t['length'].notna().all()              # counts with lengths
-    every = _tpm(t.value, t['length']) if own else t.value/t.value.sum()*1e6   # of all rows
+    if own: every = _tpm(t.value, t['length'])                          # shares of all rows
+    elif e.unit == 'fpkm': every = t.value/t.value.sum()*1e6
     t = t[t.gene.notna()]
     twice = t[~t.par & t.gene.duplicated(keep=False)
               & t.gene.isin(t.gene[~t.par][t.gene[~t.par].duplicated()])]
@@ -371,22 +389,9 @@ def gene_values(
             raise ValueError(f'{e.name}: counts need the lengths of genes, '
                                                        f'and {annotation.name} has no exons')
         x = _tpm(x, exon_lengths(annotation).reindex(x.index))
-    more = dict(blank=n) if (n := int(e.rows.value.isna().sum())) else {}
-    if e.unit == 'counts': more['labels'] = 'TPM made from counts by ' + (
-        'the lengths in the table' if own else "the union of each gene's exons")
-    elif e.unit == 'fpkm': more['labels'] = 'TPM made from FPKM'
-    if e.note: more['note'] = e.note
     out = pd.Series(x.reindex(genes.gene_id).to_numpy(float), genes.gene_id)
     return out, how | dict(unmatched=how['rows'] - how['matched'],
-                           labelled=int(out.notna().sum())) | more, log
-
-def _doubt(e):
-    "Warn where undone logarithms do not sum as TPM do; of fewer than 50 rows nothing is known."
-    total = float(linear(e.rows.value, e.unit).sum())
-    if len(e.rows) >= 50 and not 4e5 < total < 1.3e6:
-        warnings.warn(f'{e.name}: column {e.column!r}: {e.unit} undone gives values with a sum of '
-                      f'{total:,.0f}, expected about a million (TPM); if they are counts or FPKM, '
-                      'give them without the logarithm and say --unit counts or fpkm')
+                           labelled=int(out.notna().sum())) | _remarks(e, own), log
 
 # %% ../nbs/13b_expression.ipynb #ex31
 def read_replicates(

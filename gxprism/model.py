@@ -191,12 +191,13 @@ def head(
                                               else (l,))]
     return nn.Sequential(*layers)
 
-# %% ../nbs/19_model.ipynb #m0165
+# %% ../nbs/19_model.ipynb #m0166
 @torch.no_grad()
 def _unstretched(net, *args):
     "An input that is constant in training is divided by 1; older weights hold 1e-6 there."
     for std in (net.signal_std, net.feature_std): std[std <= 1.001e-6] = 1
 
+# %% ../nbs/19_model.ipynb #m0165
 class Net(nn.Module):
     "A model of expression; a subclass defines `read`, from a batch to a vector per gene."
     config_class, wants = NetConfig, ('direct', 'both')
