@@ -99,7 +99,6 @@ def _png(draw, size=(6, 2.8))->bytes:
 def _figures(genes, target, surveys)->list:
     "Distribution of the target, and the mean profile of each bigWig around starts."
     from gxprism.plot import PALETTE, color
-    from gxprism.survey import REACH, STEP
     out = []
     if target is not None:
         y = genes[target.column].dropna()

@@ -41,8 +41,16 @@ class Part:
         "The chromosome's data, read once while genes come from it."
         if self._last[0] != chrom: self._last = (chrom, self.read(chrom))
         return self._last[1]
-    def read(self, chrom): raise NotImplementedError('a part reads its chromosome')
-    def fill(self, genes, lo, size): raise NotImplementedError('a part fills its bins')
+    def read(self,
+        chrom, # chromosome, as the genes spell it
+    ):         # what `fill` needs of it
+        raise NotImplementedError('a part reads its chromosome')
+    def fill(self,
+        genes, # genes of one chromosome: gene_id, chrom, tss, strand; `g` rows
+        lo,    # first base of each bin, 0-based; `(g, b)`
+        size,  # bases per bin
+    ):         # values of the part's columns; `(g, b, columns)`
+        raise NotImplementedError('a part fills its bins')
     def __getstate__(self): return self.__dict__ | {'_last': (None, None)}
 
 # %% ../nbs/24b_classes.ipynb #c011

@@ -303,7 +303,9 @@ def reliance(
     batch_size:int=256,        # genes per pass
     device:str='auto',         # 'auto', 'cpu' or 'gpu'; functions are asked on the CPU
     progress:bool=False,       # show a progress bar
-)->pd.DataFrame:               # a row per part, removal, prediction and metric: see below
+# a row per part, removal, prediction and metric: track, role, derived, removal, prediction, metric,
+# intact, removed, cost, low, high, p, n, excluded, repeats
+)->pd.DataFrame:
     "What it costs a model to lose each of its inputs; ValueError on unknown names or no label."
     r = remove_each(model, store, rows, split, fold, target, window, chosen, removals, repeats,
                     derived, seed, batch_size, device, progress)
@@ -352,7 +354,9 @@ def reads_dna(
     repeats:int=3,        # exchanges of the DNA among them
     seed:int=0,           # of the choice of genes, the exchanges and the bootstrap
     device:str='auto',    # 'auto', 'cpu' or 'gpu'
-)->dict: # `reads` (bool), `said` (a sentence), `n`, `split`, `losses` by prediction: see below
+# `reads` (bool), `said` (a sentence), `n`, `split`, and `losses` by prediction: `mse` and `r`, each
+# with `_low`, `_high` and `_intact`, and `moved`
+)->dict:
     "Whether a model's accuracy rests on DNA; kept as `dna.json`. ValueError if it cannot be known."
     r = run if isinstance(run, TrainedRun) else load_run(run)
     kept = r.folder and r.folder/'dna.json'

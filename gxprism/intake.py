@@ -114,7 +114,7 @@ def keep_genes(
     genes:pd.DataFrame, # of `choose_tss`, every gene of the annotation
     aliases:dict,       # other names of chromosomes
     lengths:dict,       # chromosome -> bases of the FASTA
-    o:Options,
+    o:Options,          # kinds of gene, chromosomes, `force`
 )->pd.DataFrame:        # the same rows; spelled: chromosome of the FASTA; reason: '' if kept
     "Decide for every gene whether it is kept, and why not."
     where = {c: spelled(c, aliases, lengths) for c in genes.chrom.unique()}

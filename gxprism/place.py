@@ -135,7 +135,11 @@ def machine(
 
 class PlaceModel:
     "Expression of a promoter at a place: the mean of several regressors on marks and promoter."
-    def __init__(self, machines=MACHINES, columns=(*LEVELS, *PROXIMITIES), seed=0):
+    def __init__(self,
+        machines=MACHINES,                  # names out of MACHINES
+        columns=(*LEVELS, *PROXIMITIES),    # columns of numbers that are read, besides the promoter
+        seed=0,                             # of the random parts
+    ):
         self.machines, self.columns, self.seed = tuple(machines), list(columns), seed
 
     def numbers(self, t, promoter=None): # of the known promoters, instead of the row's own

@@ -520,7 +520,10 @@ class ContactProfiles:
         self.lengths = dict.fromkeys(self.files)     # chromosomes; how long they are is not said
     def __repr__(self): return f'ContactProfiles({self.path.name!r}, {len(self.files)} chromosomes)'
 
-    def key(self, chrom, tss):
+    def key(self,
+        chrom, # chromosome, `chrX` or `X`
+        tss,   # position of the TSS base; 0-based
+    ):
         "File and name of the list of one gene; the name is None if there is none."
         name = resolve_chrom(chrom, self.files)
         with reading((file := self.files[name]).path):

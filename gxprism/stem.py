@@ -89,7 +89,9 @@ class _MeanScores(torch.autograd.Function):
         gm[-1] += g[blank].sum((0, 1))*(m[-1] > 0)
         return None, gm[:-1].t().reshape(c, k//4, 4).permute(0, 2, 1), gm[-1], None, None
 
-def mean_scores(seq, weight, bias, stride, phases):
+def mean_scores(
+    seq, weight, bias, stride, phases, # as in `mean_scores_plain`
+): # the same tensor, `(n, l/stride, phases, c)`
     "`mean_scores_plain`; faster on a processor."
     codes, off = seq.dtype == torch.uint8 and seq.numel() > 0, not torch.is_autocast_enabled('cpu')
     fast = codes and off and weight.dtype == torch.float32 and weight.device.type == 'cpu'

@@ -221,7 +221,11 @@ def together()->tuple: # number of this process, and how many there are
 # %% ../nbs/26_train.ipynb #c019
 class Genes(torch.utils.data.Dataset):
     "A store, read by `(step, rows)` as a data set of whole batches."
-    def __init__(self, store:GeneStore, cfg:TrainConfig, augment:bool=False):
+    def __init__(self,
+        store:GeneStore,    # where to read
+        cfg:TrainConfig,    # target, window, seed, shift, turning of strands
+        augment:bool=False, # shift and turn, and take this process's share: for training alone
+    ):
         self.store, self.cfg, self.augment = store, cfg, augment
     def __getitem__(self, item)->Batch:
         (step, rows), c = item, self.cfg
