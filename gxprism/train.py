@@ -801,14 +801,20 @@ def evaluate(
 # prediction, metric, value, low, high, n, unlabelled; of other data also `left_out`
 )->pd.DataFrame:
     "Score direct and adjusted predictions; ValueError if a scored gene has only one of them."
-    seeds = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
+    seeds = [predictions] if isinstance(predictions, pd.DataFrame) else list(predictions)
+    need = {'gene_id', 'chrom', 'split', 'observed', 'direct', 'adjusted'}
+    for t in seeds or [None]:
+        if not isinstance(t, pd.DataFrame) or need - set(t):
+            raise ValueError('predictions: expected tables as of `predict`, found '
+                             f'{list(t) if isinstance(t, pd.DataFrame) else t!r:.100}')
     seeds = [t.reset_index(drop=True) for t in seeds]
-    if any(not t.gene_id.equals(seeds[0].gene_id) for t in seeds[1:]):
-        raise ValueError('predictions: expected tables of the same genes')
+    for k, what in (('gene_id', 'genes'), ('split', 'fold'), ('observed', 'labels')):
+        if any(not t[k].equals(seeds[0][k]) for t in seeds[1:]):
+            raise ValueError(f'predictions: expected tables of the same {what}')
     p = seeds[0][seeds[0].split == split]
     scored, more = p[p.observed.notna()], {}
     if 'seen' in p and split == 'test' and len(scored):       # by a model of other data
-        new = scored[~scored.seen.astype(bool)]
+        new = scored[~scored.seen.replace('False', '').astype(bool)]   # also as text
         more, scored = dict(left_out=len(scored) - len(new)), new
         if not len(new):
             raise ValueError(f"split 'test': all {more['left_out']} labelled genes lie on "
