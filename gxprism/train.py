@@ -510,7 +510,7 @@ def _claim(
         now, was = json.loads(json.dumps(config)), read_json(folder/'config.json')
         if isinstance(was.get('inputs'), dict):                               # not always told
             was['inputs'].setdefault('bases', now['inputs'].get('bases'))
-        if 'trained_on' not in was: del now['trained_on']                     # nor this
+        for k in {'trained_on', 'balance'} - {*was}: now.pop(k, None)         # nor these
         if isinstance(was.setdefault('model_config', {}), dict):
             was['model_config'] = _young(config['model'], now['model_config'], was['model_config'])
         if diff := difference(was, now):
@@ -575,7 +575,8 @@ def fit(
     scale = {t.column: t.scale for t in store.table.targets}[tcfg.target]
     config = dict(format=RUN_FORMAT, model=model, model_config=asdict(mcfg), scale=scale,
                   train_config=asdict(tcfg), inputs=store_inputs(store), store=store.fingerprint,
-                  trained_on=_trained_on(store, tcfg.fold, train, valid))
+                  trained_on=_trained_on(store, tcfg.fold, train, valid),
+                  balance=store.manifest.get('balance', {}))
     return _fit(run, config, net, tcfg, store, stream, valid, progress, device, stop_after, devices,
                 nodes)
 
@@ -753,6 +754,9 @@ def check_store(
     if scale is not None and r.config.get('scale', scale) != scale:
         diff.append(f'scale of target {r.train.target}: expected {r.config["scale"]!r}, '
                     f'found {scale!r}')
+    was, now = r.config.get('balance', {}), store.manifest.get('balance', {})   # as it was read
+    diff += [f'tracks.{k}.balance: expected {was[k]!r}, found {now[k]!r}'
+             for k in was if k in now and was[k] != now[k]]
     if diff: raise ValueError(f'{store.path}: this store does not fit the model: '
                               + '; '.join(diff))
     if r.train.window > store.window:
