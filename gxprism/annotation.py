@@ -78,6 +78,7 @@ def _scan(
     gff3, wrong = None, lambda n, what, found: ValueError(
         f'{path.name}: line {n}: expected {what}, found {found!r}')
     with open_text(path) as f:
+        line = '\n'
         for n, line in enumerate(f, 1):
             if line[0] == '#' or not line.strip():
                 if line.startswith('##FASTA'): break
@@ -113,6 +114,8 @@ def _scan(
                 elif first[r][0] != strand: first[r][0] = '?'
                 row.append(r); coding.append(_PIECES[kind])
                 start.append(int(a) - 1); end.append(int(b))          # closed from 1 no more
+    if line[-1] not in '\n;"' and line[0] != '#' and line.count('"') % 2:
+        raise wrong(n, 'a whole line, and not one that is cut short', line[-40:])
     if fault and not row: raise fault
     return gff3, lines, keys, first, pieces, lone
 
