@@ -548,6 +548,10 @@ class Genome(Reader):
                 made = pyfaidx.Faidx(str(self.path), indexname=str(a), gzi_indexname=b and str(b))
                 made.close()
                 _check_ends(text, made.index)
+        except (RuntimeError, pyfaidx.FastaIndexingError) as e:
+            at = re.search(r'>(.+ at line [0-9]+)|entry (.+?)Please', str(e))
+            raise ValueError('expected lines of one length in a record, and no blank ones between, '
+                             f'found others{f" in {at[1] or at[2]}" if at else ""}') from e
         except OSError as e:
             raise ValueError(f'its index {fai.name} cannot be written ({e.strerror or e}); '
                              f'make it with: samtools faidx {self.path.name}') from e
