@@ -205,9 +205,8 @@ def _ask(name, column, x, unit, called=None):
     "Say what the numbers look like, and which option answers; None when they look like TPM."
     top, total = float(x.max()), float(x.sum())
     shown = f'{name}: column {column!r} holds'
-    if x.min() < 0 and top > 25: return (
-        f'{name}: line {x.idxmin()}: expected values of at least 0 in column {column!r}, found '
-        f'{x.min():g}; no logarithm is as large as its {top:g} either')
+    if x.min() < 0 and top > 25: return (f'{name}: line {x.idxmin()}: expected values of at least '
+        f'0 in column {column!r}, found {x.min():g}; nor is {top:g} a logarithm')
     if x.min() < 0 or (len(x) >= 50 and top <= 25):
         return (f'{shown} values from {x.min():g} to {top:g}: already logarithms? '
                 f'say which with --unit: {", ".join(LOGS)}'
