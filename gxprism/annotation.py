@@ -39,6 +39,12 @@ def open_text(
         how = dict(mode='rt', encoding=code, errors=errors)
         with (gzip.open if two == b'\x1f\x8b' else open)(path, **how) as f: yield f
 
+def _cut_short(line:str)->bool: # the last of a file
+    "Whether a line ends inside quotes, and not as lines do."
+    return line[-1] not in '\n;"' and line[0] != '#' and line.count('"') % 2 == 1
+
+def _is_place(text): return text.isdecimal() and len(text) < 13
+
 # a key, then a value in quotes that end its field, or what comes before the next semicolon
 _FIELD = re.compile(r'\s*([^\s=;]+)[ =]\s*(?:"(.*?)"\s*(?:;|$)|([^;]*))')
 
@@ -113,6 +119,7 @@ def _scan(
                 elif first[r][0] != strand: first[r][0] = '?'
                 row.append(r); coding.append(_PIECES[kind])
                 start.append(int(a) - 1); end.append(int(b))          # closed from 1 no more
+    if _cut_short(line): raise wrong(n, 'a whole line, and not one that is cut short', line[-40:])
     if fault and not row: raise fault
     return gff3, lines, keys, first, pieces, lone
 
@@ -121,8 +128,6 @@ _BROWSER = re.compile(r'(track|browser)\s*$|track\s+\w+=|'
                       r'browser\s+(position|hide|show|dense|pack|squish|full)\b')
 _NAMELESS = re.compile(r'transcript_id\s+""')        # as GTF calls what is of no transcript
 _BELOW = ' < 10^12'                                   # bases: no chromosome is as long
-
-def _is_place(text): return text.isdecimal() and len(text) < 13
 
 # %% ../nbs/13_annotation.ipynb #an10
 @dataclass(frozen=True)

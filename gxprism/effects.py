@@ -180,6 +180,10 @@ def fitted(
         raise ValueError(f"data: expected more rows than its {len(used)} columns {used}, found {n}")
     for c in used:
         if c not in roles.confounders: _finite(data[c])
+    states = list(roles.confounders) if 'confounders' in f.parts else []
+    if states and n and data.groupby(states)[treatment].nunique().max() < 2: raise ValueError(
+        f"positivity: in no state of {states} does {treatment} vary; a numeric column "
+        "belongs to covariates")
     def fit(d):
         whose = 'rows' if d is data else 'rows of a resample'
         if d[treatment].nunique() < 2: raise ValueError(

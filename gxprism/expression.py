@@ -163,6 +163,13 @@ def _star(head, rows, column)->tuple: # names of columns, the one to take, why
         f'{k} {v:,}' for k, v in none.items())
 
 # %% ../nbs/13b_expression.ipynb #ex33
+def _as_told(path:Path, rows:int, samples:int):
+    "Refuse a GCT that lacks rows or samples that its second line tells of, or has more rows."
+    with open_text(path) as f: told = [line.split()[:2] for _, line in zip(range(2), f)][1]
+    if int(told[0]) != rows or int(told[1]) > samples:
+        raise ValueError(f'{path.name}: line 2: tells of {told[0]} rows and {told[1]} samples, '
+                         f'found {rows} and {samples}: cut short?')
+
 def read_expression(
     path:str|Path,        # table; gz too
     column:str|None=None, # the sample or tissue, where there are several
@@ -184,6 +191,7 @@ def read_expression(
     use |= {k: i for k, i in extra.items() if i not in (None, at, where)}
     t = pd.DataFrame(_rows(path, skip, sep, len(head), list(use.values())),
                      columns=['line', *use]).set_index('line').rename_axis(None)
+    if gct: _as_told(path, len(t), len(head) - gct)
     t = t[(t != '').any(axis=1)]
     if (odd := t.id.str.strip().isin(_NO_GENE)).any():
         note += '; '*bool(note) + f'{int(odd.sum())} rows count reads of no gene'
@@ -197,6 +205,8 @@ def _ask(name, column, x, unit, called=None):
     "Say what the numbers look like, and which option answers; None when they look like TPM."
     top, total = float(x.max()), float(x.sum())
     shown = f'{name}: column {column!r} holds'
+    if x.min() < 0 and top > 25: return (f'{name}: line {x.idxmin()}: expected values of at least '
+        f'0 in column {column!r}, found {x.min():g}; nor is {top:g} a logarithm')
     if x.min() < 0 or (len(x) >= 50 and top <= 25):
         return (f'{shown} values from {x.min():g} to {top:g}: already logarithms? '
                 f'say which with --unit: {", ".join(LOGS)}'

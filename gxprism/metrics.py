@@ -17,12 +17,22 @@ METRICS = {'mse': 'lower', 'mae': 'lower', 'pearson': 'higher', 'spearman': 'hig
 # %% ../nbs/07_metrics.ipynb #c008
 def _array(x, name):
     "Return `x` (array, list, or tensor on any device) as float64."
-    try: return np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x, dtype=np.float64)
+    try: return np.asarray(x.detach().cpu().double() if hasattr(x, 'detach') else x, np.float64)
     except (TypeError, ValueError):
         raise ValueError(f'{name}: expected numbers, found {x!r:.80}') from None
 
+def _same_order(a, b, name):
+    "Refuse two pandas objects that name the same rows in another order: numbers go by place."
+    i, j = (getattr(x, 'index', None) for x in (a, b))
+    if isinstance(i, pd.Index) and isinstance(j, pd.Index) and len(i) == len(j) and \
+       not i.equals(j) and set(i) == set(j):
+        at = int(np.flatnonzero(i != j)[0])
+        raise ValueError(f'{name}: expected rows in the order of the first argument, found '
+                         f'{j[at]!r} at {at}, where that has {i[at]!r}')
+
 def _labelled(y, y_hat, name='y_hat'):
     "Return labels `(n,)`, predictions `(seeds, n)`, and the mask of labelled genes; check all."
+    _same_order(y, y_hat, name)
     y, y_hat = _array(y, 'y'), np.atleast_2d(_array(y_hat, name))
     if y.ndim != 1:
         raise ValueError(f'y: expected one label per gene, shape (n,), found shape {y.shape}')
@@ -134,6 +144,9 @@ def blocks(
     tss = np.asarray(tss)
     if len(chrom) != len(tss):
         raise ValueError(f'tss: expected {len(chrom)} positions, found {len(tss)}')
+    if bad := [i for i, t in enumerate(tss) if t != t]:
+        raise ValueError(f'tss: expected a position of every gene, found {tss[bad[0]]} at {bad[0]} '
+                         f'({len(bad)} such)')
     cut = lambda: np.array([f'{c}:{int(t) // size}' for c, t in zip(chrom, tss)], dtype=str)
     while len(set(out := cut())) < least and size > 1: size //= 2
     return out

@@ -15,6 +15,7 @@ import pandas as pd
 
 from .effects import Effect, Roles, fitted
 from .interventions import LEVELS, PROXIMITIES, read_trip
+from .metrics import _same_order
 from .sequence import publish
 
 # %% ../nbs/34c_place.ipynb #p007
@@ -54,6 +55,11 @@ def grouped(
     "Estimate an effect as 14_effects does, with an interval that draws groups of rows."
     if len(groups) != len(data):
         raise ValueError(f'groups: expected {len(data)}, one per row, found {len(groups)}')
+    _same_order(data, groups, 'groups')
+    if lost := int(pd.isna(np.asarray(groups, object)).sum()):
+        raise ValueError(f'groups: expected one of every row, found {lost} rows without')
+    if len(set(groups)) < 2:
+        raise ValueError('groups: expected at least 2, found 1, which says nothing of the spread')
     fit = fitted(data, method, Roles(**roles), options or {})
     value = fit(data)
     again = [fit(data.iloc[rows]) for rows in draws(groups, n_boot, seed)]

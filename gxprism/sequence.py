@@ -497,6 +497,12 @@ def _check_index(text, index, name):
     if text.size - at > 1 << 20 or text.read(at, 1 << 20).strip():
         raise ValueError(f'{wrong}something stands behind {chrom} that is no line of it')
 
+def _uneven(e):
+    "What pyfaidx says of lines that it cannot count, in our words."
+    at = re.search(r'>(.+ at line [0-9]+)|entry (.+?)Please', str(e))
+    return ValueError('expected lines of one length in a record, and no blank ones between, '
+                      f'found others{f" in {at[1] or at[2]}" if at else ""}')
+
 def _check_lines(fai):
     "Raise a `ValueError` unless an index is a table of names and four whole numbers."
     with reading(fai, 1 << 28): lines = fai.read_bytes().rstrip(b'\r\n').split(b'\n')
@@ -548,6 +554,7 @@ class Genome(Reader):
                 made = pyfaidx.Faidx(str(self.path), indexname=str(a), gzi_indexname=b and str(b))
                 made.close()
                 _check_ends(text, made.index)
+        except (RuntimeError, pyfaidx.FastaIndexingError) as e: raise _uneven(e) from e
         except OSError as e:
             raise ValueError(f'its index {fai.name} cannot be written ({e.strerror or e}); '
                              f'make it with: samtools faidx {self.path.name}') from e

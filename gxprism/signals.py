@@ -398,7 +398,8 @@ def _matrix_row(
     return row * weight[lo - min(lo, t):][:hi - lo] * weight[t - min(lo, t)]
 
 # %% ../nbs/02_signals.ipynb #c036
-DIVISORS = ('KR', 'VC', 'VC_SQRT')   # weights that come from .hic files: counts are divided by them
+# weights that come from .hic files, as hic2cool and hictk call them: counts are divided by them
+DIVISORS = tuple(of + k for of in ('', 'GW_', 'INTER_') for k in ('KR', 'VC', 'VC_SQRT', 'SCALE'))
 
 def _cool_group(
     path:Path,           # `.cool` or `.mcool` file

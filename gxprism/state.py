@@ -63,6 +63,7 @@ def write_tensors(
     with publish(path) as out:               # one entry, since the order of several is not fixed
         try: save_file(tensors, out, metadata=dict(sealed=digest(said) + said))
         except SafetensorError as e: raise OSError(f'{path}: cannot be written: {e}') from None
+        os.chmod(out, out.parent.joinpath('lock').stat().st_mode)   # as any file made here has it
 
 def read_tensors(
     path, # file that `write_tensors` wrote

@@ -90,7 +90,7 @@ def parse_track(
         if key is None and re.fullmatch(r'\w+', tail) and re.search(r'\.\w+$', head):
             raise ValueError(f'{option} {name}: expected after the colon a role '
                              f'({", ".join(ROLES)}) or a transform ({", ".join(TRANSFORMS)})'
-                             + ', bases a bin, or weights (weight, KR, VC, VC_SQRT, raw)'
+                             + ', bases a bin, or weights (weight, KR, VC, SCALE, raw, ...)'
                              *(kind == 'contact') + f', found {tail!r}')
         if key is None: break
         file, said[key] = head, int(tail) if key == 'resolution' else tail

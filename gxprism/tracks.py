@@ -287,7 +287,7 @@ def open_runs(
     runs = [runs] if isinstance(runs, (str, Path, TrainedRun)) else list(runs)
     if not runs: raise ValueError('run: expected at least one run, found none')
     runs = [r if isinstance(r, TrainedRun) else load_run(r) for r in runs]
-    said = ('trained_on', 'published', 'done')       # of older runs and of saved ones not the same
+    said = ('trained_on', 'balance', 'published', 'done') # of older and saved runs not the same
     plain = lambda c: {k: v for k, v in c.items() if k not in said} | dict(
         train_config=c['train_config'] | dict(seed=0))
     for r in runs[1:]:

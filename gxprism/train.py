@@ -514,7 +514,7 @@ def _claim(
         now, was = json.loads(json.dumps(config)), read_json(folder/'config.json')
         if isinstance(was.get('inputs'), dict):                               # not always told
             was['inputs'].setdefault('bases', now['inputs'].get('bases'))
-        if 'trained_on' not in was: del now['trained_on']                     # nor this
+        for k in {'trained_on', 'balance'} - {*was}: now.pop(k, None)         # nor these
         if isinstance(was.setdefault('model_config', {}), dict):
             was['model_config'] = _young(config['model'], now['model_config'], was['model_config'])
         if diff := difference(was, now):
@@ -579,7 +579,8 @@ def fit(
     scale = {t.column: t.scale for t in store.table.targets}[tcfg.target]
     config = dict(format=RUN_FORMAT, model=model, model_config=asdict(mcfg), scale=scale,
                   train_config=asdict(tcfg), inputs=store_inputs(store), store=store.fingerprint,
-                  trained_on=_trained_on(store, tcfg.fold, train, valid))
+                  trained_on=_trained_on(store, tcfg.fold, train, valid),
+                  balance=store.manifest.get('balance', {}))
     return _fit(run, config, net, tcfg, store, stream, valid, progress, device, stop_after, devices,
                 nodes)
 
@@ -757,6 +758,9 @@ def check_store(
     if scale is not None and r.config.get('scale', scale) != scale:
         diff.append(f'scale of target {r.train.target}: expected {r.config["scale"]!r}, '
                     f'found {scale!r}')
+    was, now = r.config.get('balance', {}), store.manifest.get('balance', {})   # as it was read
+    diff += [f'tracks.{k}.balance: expected {was[k]!r}, found {now[k]!r}'
+             for k in was if k in now and was[k] != now[k]]
     if diff: raise ValueError(f'{store.path}: this store does not fit the model: '
                               + '; '.join(diff))
     if r.train.window > store.window:
@@ -805,14 +809,20 @@ def evaluate(
 # prediction, metric, value, low, high, n, unlabelled; of other data also `left_out`
 )->pd.DataFrame:
     "Score direct and adjusted predictions; ValueError if a scored gene has only one of them."
-    seeds = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
+    seeds = [predictions] if isinstance(predictions, pd.DataFrame) else list(predictions)
+    need = {'gene_id', 'chrom', 'split', 'observed', 'direct', 'adjusted'}
+    for t in seeds or [None]:
+        if not isinstance(t, pd.DataFrame) or need - set(t):
+            raise ValueError('predictions: expected tables as of `predict`, found '
+                             f'{list(t) if isinstance(t, pd.DataFrame) else t!r:.100}')
     seeds = [t.reset_index(drop=True) for t in seeds]
-    if any(not t.gene_id.equals(seeds[0].gene_id) for t in seeds[1:]):
-        raise ValueError('predictions: expected tables of the same genes')
+    for k, what in (('gene_id', 'genes'), ('split', 'fold'), ('observed', 'labels')):
+        if any(not t[k].equals(seeds[0][k]) for t in seeds[1:]):
+            raise ValueError(f'predictions: expected tables of the same {what}')
     p = seeds[0][seeds[0].split == split]
     scored, more = p[p.observed.notna()], {}
     if 'seen' in p and split == 'test' and len(scored):       # by a model of other data
-        new = scored[~scored.seen.astype(bool)]
+        new = scored[~scored.seen.replace('False', '').astype(bool)]   # also as text
         more, scored = dict(left_out=len(scored) - len(new)), new
         if not len(new):
             raise ValueError(f"split 'test': all {more['left_out']} labelled genes lie on "
