@@ -109,6 +109,18 @@ def read_aliases(path)->dict: # name in the annotation -> name in the FASTA
                 raise ValueError(f'line {i}: {r[0]} is {out[r[0]]} already, found {r[1]}')
     return out
 
+def _check_aliases(said:dict, chroms:set, lengths:dict):
+    "Refuse aliases none of which is used, that name nothing, or that make two chromosomes one."
+    if not (used := chroms & set(said)):
+        raise ValueError('--aliases: expected names of the annotation, such as '
+                         f'{min(chroms)}, before those of the FASTA, found {[*said][:4]}')
+    where = {c: spelled(c, said, lengths) for c in chroms}
+    for c in sorted(used):
+        if where[c] and not find_chrom(said[c], lengths):
+            raise ValueError(f'--aliases: {c} is in the FASTA, its alias {said[c]} is not')
+        if other := [d for d in chroms if d != c and where[c] and where[d] == where[c]]:
+            raise ValueError(f'--aliases: {c} and {other[0]} of the annotation are both {where[c]}')
+
 # %% ../nbs/13e_intake.ipynb #in43
 def keep_genes(
     genes:pd.DataFrame, # of `choose_tss`, every gene of the annotation
@@ -439,6 +451,7 @@ def _collect(o:Options, old:list, mine:dict, out:Path)->dict:
     genome = Genome(out/o.fasta)
     annotation = read_transcripts(out/o.gtf, o.tss_base if o.tss_base >= 0 else None)
     said = read_aliases(out/o.aliases) if o.aliases else {}
+    if o.aliases: _check_aliases(said, set(annotation.transcripts.chrom), genome.lengths)
     annotation = replace(annotation, aliases=annotation.aliases | said)
     aliases = {c: a for c, a in annotation.aliases.items()     # a name that stands goes first
                if c in said or a == 'MT' or c not in genome.lengths}

@@ -278,6 +278,9 @@ def power(
     chance:float=.8,  # share of repeated studies that should find the difference
 ):                    # the smallest true difference so found, in the unit of the interval; `(m,)`
     "The smallest difference that a comparison with this interval would have found."
+    if not (0 < level < 1 and 0 < chance < 1) or np.any(np.asarray(high) < low):
+        raise ValueError('expected level and chance between 0 and 1, and low up to high; found '
+                         f'level={level}, chance={chance}, low={low}, high={high}')
     z = norm.ppf((1 + level) / 2)
     return (np.asarray(high) - low) / 2 * (z + norm.ppf(chance)) / z
 
