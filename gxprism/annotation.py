@@ -7,7 +7,7 @@ __all__ = ['RULES', 'open_text', 'Annotation', 'read_transcripts', 'plain_id', '
            'mrna_parts', 'mrna_features']
 
 # %% ../nbs/13_annotation.ipynb #an03
-import csv, gzip, re, warnings, zlib
+import csv, gzip, re, warnings
 from array import array
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -360,13 +360,10 @@ def read_transcripts(
     "Read an annotation, recognised by its content; a `ValueError` names file, line and fault."
     path = Path(path)
     with open_text(path) as f:
-        try: first = next((r for r in f if r.strip() and r[0] != '#' and not _BROWSER.match(r)), '')
-        except (EOFError, OSError) as e: raise ValueError(f'{path.name}: {e}') from None
+        first = next((r for r in f if r.strip() and r[0] != '#' and not _BROWSER.match(r)), '')
     nine = first.rstrip('\n').split('\t')
     if len(nine) > 7 and nine[3].isdecimal() and nine[6] in ('+', '-', '.', '?'):
-        try: gff3, lines, *rest = _scan(path)
-        except (EOFError, OSError, zlib.error) as e:
-            raise ValueError(f'{path.name}: cannot be read to its end: {e}') from None
+        gff3, lines, *rest = _scan(path)
         if rest[0]: return _assemble(path.name, gff3, lines, *rest)
         whose, keys, *own = _own(gff3, lines)
         if keys:                                           # nothing about exons

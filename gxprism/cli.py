@@ -37,7 +37,7 @@ def settings(
         if not (name and equals): raise ValueError(f'--set: expected name=value, found {p!r}')
         if name in out: raise ValueError(f'--set {name}: given twice')
         if name in taken:
-            raise ValueError(f'--set {name}: has an option of its own, --{name.replace("_", "-")}')
+            raise ValueError(f'--set {name}: has an option of its own; see --help')
         number = re.sub(r'^(-?)\.(?=[0-9])', r'\g<1>0.', value)              # .1 as people write
         try: out[name] = json.loads(number, parse_constant=float)
         except (json.JSONDecodeError, RecursionError): out[name] = value
@@ -162,7 +162,7 @@ def _opened(a):
     from gxprism.store import GeneStore
     from gxprism.tracks import open_runs
     from gxprism.weights import load
-    more = settings(a.set)
+    more = settings(a.set, ('where', 'store', 'device', 'progress'))        # of `load` itself
     return open_runs([load(r, progress=a.progress, **more) for r in a.run], GeneStore(a.store))
 
 def _seeds(runs, what):
@@ -262,14 +262,13 @@ def _new_genes(a, run, store, folder):
 def _fetch(a):
     from gxprism import sources
     table = sources.sources_table(a.name or '')
-    if a.name is None or a.name and a.name not in sources.SOURCES and not a.out:
-        print(table.to_string())
-        return
-    if not a.out: raise ValueError('--out: expected a folder to put the file in')
+    if not a.out and a.name not in sources.SOURCES: return print(table.to_string())
+    if not (a.out and a.name):
+        raise ValueError('expected a name of the list, and --out with a folder to put it in')
     auth = None
     if a.auth:                             # a file, since arguments are seen by everybody
-        from gxprism.sequence import reading
-        with reading(a.auth): auth = Path(a.auth).read_text(encoding='utf-8').split()
+        from gxprism.sequence import read_text
+        auth = read_text(a.auth).split()
         if len(auth) != 2:
             raise ValueError(f'--auth {a.auth}: expected a key and a secret, found {len(auth)} '
                              'words')
@@ -311,7 +310,7 @@ def _geneexp(a):
 def _paper(a):
     from gxprism.paper import SEEDS, paper
     if a.hours is not None and not 0 <= a.hours < 1e6:
-        raise ValueError(f'--hours: expected at least 0, found {a.hours}')
+        raise ValueError(f'--hours: expected 0 to a million, found {a.hours}')
     if a.seeds > len(SEEDS): raise ValueError(f'--seeds: expected at most {len(SEEDS)}, '
                                               f'found {a.seeds}')
     seeds = SEEDS[:a.seeds]
@@ -347,11 +346,17 @@ def _place_command(add):
     _options(p)
 
 # %% ../nbs/39_cli.ipynb #l045edit
+def _no_use(a, mode, **usual):
+    "Refuse options that a mode of a command does not look at."
+    if odd := [f'--{k}' for k, v in usual.items() if getattr(a, k) != v] + \
+              ['--device gpu']*(a.device == 'gpu'):
+        raise ValueError(f'--{mode}: has no use for {", ".join(odd)}')
+
 def _edit(a):
     out = _out(a.out)
     if a.pairs:
         from gxprism.edit import edit_pairs
-        if a.run or a.bed or a.do: raise ValueError('--pairs: expected without --run, --bed, --do')
+        _no_use(a, 'pairs', run=None, store=None, bed=None, do=None, pad=0)
         t = edit_pairs(a.pairs, a.data, a.model)
         write_table(t, out)
         lost = t.left_out[t.left_out != ''].value_counts().to_dict()
@@ -411,7 +416,7 @@ def _explain_command(add):
     p.add_argument('--mutate', type=_whole(0), default=200,
                    help='bases around the TSS to mutate; 0 for none')
     p.add_argument('--sizes', help='chrom.sizes or .fai, where the FASTA of the store has moved')
-    _options(p, '--runs', '--store', '--threads', '--device')
+    _options(p, '--run(seeds)', '--store', '--threads', '--device')
 
 def _report(a):
     from gxprism.report import report
@@ -427,7 +432,7 @@ def _report_command(add):
     p.add_argument('--out', required=True, help='page to write, .html; .md and .json beside it')
     p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
     p.add_argument('--most', type=_whole(2), default=1000, help='test genes for reliance, at most')
-    _options(p, '--runs', '--store', '--threads', '--device')
+    _options(p, '--run(seeds)', '--store', '--threads', '--device')
 
 # %% ../nbs/39_cli.ipynb #l045var
 def _variants(a):
@@ -437,11 +442,9 @@ def _variants(a):
     _threads(a)
     check_out(a.out, SUFFIXES)
     store = GeneStore(a.store)
-    usual = dict(background=100, fasta=None, seed=2)
-    if a.table and (odd := [f'--{k}' for k, v in usual.items() if getattr(a, k) != v]
-                    + ['--device gpu']*(a.device == 'gpu')):
-        raise ValueError(f'--table: has no use for {", ".join(odd)}')
-    if a.table: e = element_variants(a.run, store, a.table)
+    if a.table:
+        _no_use(a, 'table', background=100, fasta=None, seed=2)
+        e = element_variants(a.run, store, a.table)
     else: e = variants(a.run, store, a.vcf, a.background, a.seed, a.fasta, a.device, a.progress)
     write_effects(e, a.out)
     print(*e.notes, sep='\n')
@@ -456,7 +459,7 @@ def _variants_command(add):
     p.add_argument('--background', type=_whole(), default=100,
                    help='random substitutions per gene, for the percentile')
     p.add_argument('--fasta', help='genome, where the FASTA of the store has moved')
-    _options(p, '--runs', '--store', '--seed', '--threads', '--device')
+    _options(p, '--run(seeds)', '--store', '--seed', '--threads', '--device')
 
 # %% ../nbs/39_cli.ipynb #c012
 def _run(a):
@@ -508,14 +511,17 @@ def _options(
               'paper (as published, for a GPU) or smoke (seconds)')
     common = {
         '--store': dict(required=True, help='folder of the store'),
-        '--run': dict(required=True, help='folder of the run, .zip of one, or hub:owner/name'),
+        '--run': dict(required=True, help='folder of the run, made here, or continued'),
         '--run(s)': dict(nargs='+', required=True, help='folder of the run, .zip of one, or '
                          'hub:owner/name; several: seeds of one model'),
-        '--runs': dict(nargs='+', required=True, help='folders of runs that differ in seed'),
+        '--run(seeds)': dict(nargs='+', required=True,
+                             help='folders of runs that differ in seed'),
         '--seed': dict(type=_whole(0), default=2, help='random seed'),
         '--device': dict(choices=('auto', 'cpu', 'gpu'), default='auto', help='where to compute'),
         '--threads': dict(type=_whole(), help='CPU threads (default: all)'),
         '--set': dict(nargs='+', metavar='NAME=VALUE', help=other),
+        '--set(moved)': dict(nargs='+', metavar='NAME=VALUE', help='settings of the model that are '
+                             'others here, such as a path: bins=FOLDER'),
         '--preset': dict(default='laptop', help=preset),
         '--target': dict(help="target column (default: the gene table's first)"),
         '--fold': dict(help="fold column (default: the gene table's default fold)"),
@@ -523,7 +529,7 @@ def _options(
                            help="read every gene in its own direction, 5' to 3'"
                                                      ' (the papers read along the chromosome)'),
     }
-    for n in names: p.add_argument('--run' if n in ('--runs', '--run(s)') else n, **common[n])
+    for n in names: p.add_argument(n.partition('(')[0], **common[n])
     if '--device' in names:
         p.add_argument('--import', dest='own', metavar='FILE.py', nargs='+',
                        help='Python files of yours to execute first, which register models')
@@ -601,11 +607,11 @@ def _model_commands(add):
     p.add_argument('--want', choices=('both', 'direct', 'adjusted'), default='both',
                    help='direct alone needs one pass per gene')
     p.add_argument('--batch-size', type=_whole(), default=256, help='genes per pass')
-    _options(p, '--store', '--run(s)', '--set', '--device')
+    _options(p, '--store', '--run(s)', '--set(moved)', '--device')
     p = add('evaluate', _evaluate, 'score a model on the labelled genes of one part of its fold')
     p.add_argument('--split', choices=('train', 'valid', 'test'), default='test', help='part')
     p.add_argument('--bootstrap', type=_whole(), default=1000, help='resamples for the intervals')
-    _options(p, '--store', '--run(s)', '--set', '--device')
+    _options(p, '--store', '--run(s)', '--set(moved)', '--device')
 
 # %% ../nbs/39_cli.ipynb #d411
 class _Parser(argparse.ArgumentParser):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .genes import split_indices
-from .store import Batch, GeneStore, as_rows
+from .store import Batch, GeneStore
 from .metrics import METRICS, blocks, compare
 from .model import Prediction
 from .sequence import digest, hidden
@@ -198,22 +198,14 @@ def _asked(
     model, store:GeneStore, rows, split, fold, target, window, device, # as in `reliance`
 )->tuple: # labelled rows `(n,)`, target, window, genes left out, device; ValueError if none fit
     "Settle which genes are asked about; a run says itself how it was trained."
-    t = model.train if isinstance(model, TrainedRun) else None
-    target = target or (t.target if t else store.table.targets[0].column)
-    window = window or (t.window if t else store.window)
-    known = [c.column for c in store.table.targets]
-    if target not in known: raise ValueError(f'target: expected one of {known}, found {target!r}')
-    fold = fold or (t.fold if t else store.table.default_fold)
-    rows = as_rows(split_indices(store.genes, fold, split) if rows is None else rows, len(store),
-                   store._id)
-    labelled = store.genes[target].notna().to_numpy()[rows]
-    if labelled.sum() < 2:
-        raise ValueError(f'rows: expected at least 2 labelled genes, found {labelled.sum()} of '
-                         f'{len(rows)}')
-    if t: check_store(model, store)
-    gpu = isinstance(model, (nn.Module, TrainedRun))
+    if run := isinstance(model, TrainedRun):
+        t = model.train
+        target, fold, window = target or t.target, fold or t.fold, window or t.window
+        check_store(model, store)
+    q = store.question(target, fold, split, rows, window, least=2)
+    gpu = run or isinstance(model, nn.Module)
     device = pick_device(device) if gpu else torch.device('cpu')
-    return rows[labelled], target, window, int((~labelled).sum()), device
+    return q.rows, q.target, q.window, q.unlabelled, device
 
 def _donors(
     store:GeneStore, rows, window, device, removals, repeats:int, derived:str, seed:int, # as above

@@ -7,7 +7,7 @@ __all__ = ['Options', 'add_arguments', 'read_aliases', 'keep_genes', 'init']
 
 # %% ../nbs/13e_intake.ipynb #in03
 import argparse, gzip, io, json, math, os, re, zlib
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from fastcore.docments import docments
 
-from .sequence import Genome, find_chrom, publish, read_text, reading
+from .sequence import Genome, _made, find_chrom, publish, read_text, reading
 from .signals import BigWig, Track, check_keys, read_json
 from .genes import Feature, GeneTableSpec, Target, read_annotation
 from .store import DatasetSpec, seen_from
@@ -509,14 +509,7 @@ def init(
     there = [f for f in _MADE if (out/f).exists()]
     if there and not (known or _begun(out)):
         raise FileExistsError(f'{out/there[0]}: was not written by init; give another folder')
-    made = [p for p in (out, *out.parents) if not p.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)           # files are found from within it
-        return _write(_collect(o, old, mine, out), o, out, there)
-    except BaseException:
-        for p in made:
-            with suppress(OSError): p.rmdir()
-        raise
+    with _made(out): return _write(_collect(o, old, mine, out), o, out, there) # paths start in it
 
 # in the order in which they are put in place
 _MADE = ('intake.tsv', 'genes.tsv.gz', 'intake.html', 'dataset.json')

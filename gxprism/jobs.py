@@ -94,7 +94,7 @@ def sweep(
     configs,               # flat dicts, no two alike
     work,                  # called as `work(**config)`, or its name 'module:function'
     folder,                # where finished configurations are kept
-    processes:int=1,       # spawned processes; 1 works in this one
+    processes:int=1,       # spawned processes; 1 works in this one, without `until`
     key:str='',            # what else the answer depends on, such as a data fingerprint
     keep_going:bool=False, # return the rows there are, where some configurations failed
     progress=None,         # True or False; default: a bar on a terminal only
@@ -108,7 +108,7 @@ def sweep(
     if processes < 1: raise ValueError(f'processes: expected at least 1, found {processes}')
     name = _work_name(work)
     importable = not (name.startswith('__main__:') or '<' in name)
-    if processes > 1 and not importable:
+    if (processes > 1 or until is not None) and not importable:
         raise ValueError(f'work: processes need a function of an importable module, found {name}')
     if importable: processes = workers(processes)
     texts = [json.dumps([c, key, name], sort_keys=True) for c in configs]
@@ -159,7 +159,8 @@ def _work_through(todo, processes, until=None):
         alive = [p for p in (getattr(pool, '_processes', None) or {}).values() if p.is_alive()]
         pool.shutdown(wait=False, cancel_futures=True)
         for p in alive:
-            if not p.join(.5): p.terminate()
+            p.join(.5)
+            p.terminate()                                # which does nothing to one that ended
 
 # %% ../nbs/28b_jobs.ipynb #n6878717614
 def _submit(todo, executor):

@@ -8,7 +8,6 @@ __all__ = ['LEFT_OUT', 'near_start', 'everybody', 'score_table', 'calibration', 
 
 # %% ../nbs/36_report.ipynb #r003
 import copy, html, io, json, math, re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 
 from .check import page
 from .classical import fit_classical
-from .explain import answers, evaluating, reads_dna, reliance_figure
+from .explain import evaluating, reads_dna, reliance_figure
 from .features import pooled
 from .metrics import METRICS, blocks, bootstrap, compare
 from .plot import PALETTE, STYLE, color, gene_window, metric_dots, predicted_vs_observed
@@ -64,11 +63,8 @@ def score_table(
     groups=None,     # block of every gene, of `metrics.blocks`; None: gene by gene; `(n,)`
 )->pd.DataFrame:     # model, seeds, metric, value, low, high, n
     "Score everybody on the same genes; with several seeds, the mean of their scores."
-    out = []
-    for name, p in said.items():
-        t = bootstrap(y, p, n_boot, clustered=groups)
-        t = t.reset_index(names='metric') if 'metric' not in t else t
-        out.append(t.assign(model=name, seeds=len(p)))
+    out = [bootstrap(y, p, n_boot, clustered=groups).assign(model=name, seeds=len(p))
+           for name, p in said.items()]
     return pd.concat(out, ignore_index=True)[['model', 'seeds', 'metric', 'value', 'low', 'high',
                                               'n']]
 
@@ -139,7 +135,7 @@ def _strange(run, store)->tuple[GeneStore, str, int]:
     view.genes = store.genes.assign(**{fold: store.genes[fold].mask(out, LEFT_OUT)})
     return view, said, int(seen.sum())
 
-def _about(runs, store)->tuple[pd.DataFrame, pd.DataFrame]:
+def _about(runs, store)->tuple[dict, pd.DataFrame]:
     "What the data set and the trainings are."
     m, first = store.manifest, runs[0]
     data = dict(name=m['spec']['name'], assembly=m['spec']['assembly'],
@@ -426,9 +422,9 @@ def _parts(f)->dict:
     lost = [lost.groupby('reason').size().reset_index(name='genes left out')] if len(lost) else []
     sources = pd.DataFrame([dict(file=Path(k).name, bytes=v['bytes'], sha256=v['sha256'][:12])
                             for k, v in store.manifest['sources'].items()])
-    cfg = {k: v for k, v in runs[0].config['model_config'].items()}
-    settings = {**cfg, **{k: v for k, v in runs[0].config['train_config'].items() if k != 'seed'}}
-    made = pd.DataFrame([(k, str(v)) for k, v in settings.items()], columns=['setting', 'value'])
+    settings = runs[0].config['model_config'] | runs[0].config['train_config']
+    made = pd.DataFrame([(k, str(v)) for k, v in settings.items() if k != 'seed'],
+                        columns=['setting', 'value'])
     return {
         'In short': _summary(f),
         'Data': [_pairs(f['data']), *lost, f['tracks'], f['split']],
@@ -447,7 +443,7 @@ def _parts(f)->dict:
         'Does it read DNA?': [f'Seed {r.train.seed}: {d["said"]}.'
                               for r, d in zip(runs, f['dna'])],
         'The ten worst genes': [_short(f['worst'].drop(columns=['row']), 2), _windows(f)],
-        'Where it comes from': [_pairs({k: v for k, v in f['origin'].items()}), 'These lines are '
+        'Where it comes from': [_pairs(f['origin']), 'These lines are '
                                 'about the machine that made this page.', sources, made]}
 
 def _markdown(title, parts, warnings)->str:

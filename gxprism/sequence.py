@@ -300,6 +300,18 @@ def take_room(
 
 # %% ../nbs/01_sequence.ipynb #p005
 @contextmanager
+def _made(folder):
+    "Make a folder; on an error all that was made goes again, if nothing is in it."
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for p in made: p.rmdir()
+        raise
+
+@contextmanager
 def publish(
     path:str|Path,       # final name; a link is followed, missing folders above it are made
     folder:bool=False,   # whether a folder is written, or a file
@@ -323,32 +335,28 @@ def publish(
     known = set(os.listdir(target)) if folder and there else set()
     if there and not overwrite and (known or not folder):
         raise FileExistsError(f'{path}: is there already')
-    made = [p for p in target.parents if not p.exists()]
     work = lock = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        recover(target)
-        work, lock = _workplace(target)
-        new = work/target.name
-        if folder: new.mkdir()
-        yield new
-        if not folder:
-            with open(new, 'rb') as f: os.fsync(f.fileno())
-        _place(new, target, overwrite, known)
-        made = []
-    except OSError as e:
-        if e.errno and (e.filename is None or '.partial-' in str(e.filename)):
-            e.filename = str(path)                   # what the user knows
-        raise
-    finally:
-        if lock:
-            lock.close()                                 # it may hold the last descriptor
-            for top, _, names in os.walk(work, topdown=False):
-                with suppress(OSError):
-                    for f in names: os.unlink(os.path.join(top, f))
-                    os.rmdir(top)
-        for p in made: 
-            with suppress(OSError): p.rmdir()
+    with _made(target.parent):
+        try:
+            recover(target)
+            work, lock = _workplace(target)
+            new = work/target.name
+            if folder: new.mkdir()
+            yield new
+            if not folder:
+                with open(new, 'rb') as f: os.fsync(f.fileno())
+            _place(new, target, overwrite, known)
+        except OSError as e:
+            if e.errno and (e.filename is None or '.partial-' in str(e.filename)):
+                e.filename = str(path)                   # what the user knows
+            raise
+        finally:
+            if lock:
+                lock.close()                             # it may hold the last descriptor
+                for top, _, names in os.walk(work, topdown=False):
+                    with suppress(OSError):
+                        for f in names: os.unlink(os.path.join(top, f))
+                        os.rmdir(top)
 
 # %% ../nbs/01_sequence.ipynb #p012
 def digest(

@@ -604,15 +604,12 @@ class GeneStore:
             self._contacts = [(load(f'contact_{k}'), load(f'first_{k}'), size)
                               for k, size in enumerate(m['contact_bin_sizes'])]
             n, width, bins = len(self.genes), self.window + 2*self.margin, len(self._contacts)
-            shapes = [x.shape
-                      for x in (*([] if self._seq is None else [self._seq]), self._signals,
-                                *(v for c in self._contacts for v in c[:2]))]
-            want = [] if self._seq is None else [(n, width)]
-            want += [(n, width//self.bin, len(self.tracks) - bins)]
-            want += [s for c in m['contact_bin_sizes']
-                     for s in ((n, _contact_bins(width, c)), (n,))]
-            if shapes != want:
-                raise ValueError(f'damaged: arrays of shape {shapes}, expected {want}')
+            held = [(self._signals, (n, width//self.bin, len(self.tracks) - bins))]
+            if self._seq is not None: held.append((self._seq, (n, width)))
+            for v, first, size in self._contacts:
+                held += [(v, (n, _contact_bins(width, size))), (first, (n,))]
+            if odd := [(x.shape, want) for x, want in held if x.shape != want]:
+                raise ValueError('damaged: arrays of shape {}, expected {}'.format(*odd[0]))
             self._targets = {t.column: self.genes[t.column].to_numpy(np.float32)
                              for t in self.table.targets}
             cols = [f.apply(self.genes[f.column].to_numpy(np.float64)) for f in self.table.features]

@@ -19,7 +19,7 @@ from torch import Tensor
 import gxprism
 from .attribution import (Attribution, input_gradients, occlusion_figure,
                                  saturation_mutagenesis, window_occlusion)
-from .explain import (Part, answers, blank, evaluating, pick, reads_dna, reliance,
+from .explain import (Part, answers, blank, evaluating, reads_dna, reliance,
                              reliance_figure, shuffled)
 from .genes import split_indices
 from .sequence import (Genome, decode, digest, find_chrom, hidden, one_hot, publish,
@@ -464,6 +464,7 @@ def _plan(runs, store, genes, prediction, steps, mutate, sizes, out):
     runs, store = open_runs(runs, store)
     rows, lengths = choose_genes(store, genes, runs[0]), chrom_sizes(store, sizes)
     l = runs[0].train.window
+    if steps < 1: raise ValueError(f'steps: expected at least 1, found {steps}')
     if mutate < 0 or mutate % 2 or mutate > l:
         raise ValueError(f'mutate: expected an even number of bases from 0 to {l}, found {mutate}')
     if (size := len(rows)*l*(len(store.tracks) + 6)*(1 + (len(runs) > 1))) > 2_000_000_000:

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .sequence import (digest, find_chrom, hidden, publish, random_reverse_complement,
-                              validate)
+from .sequence import (_made, digest, find_chrom, hidden, publish,
+                              random_reverse_complement, validate)
 from .genes import fold_table, labelled, split_indices
 from .signals import check_keys
 from .store import Batch, GeneStore, as_rows
@@ -585,17 +585,6 @@ def fit(
                 nodes)
 
 # %% ../nbs/26_train.ipynb #t035
-@contextlib.contextmanager
-def _made(folder):
-    "Make a folder; on an error all that was made goes again, if nothing is in it."
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try: yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for p in made: p.rmdir()
-        raise
-
 def _let_go(run, diverged=False):
     "Leave the folder to the next try; what a training that diverged said on the way stays."
     for f in _REACHED: (run/f).unlink(missing_ok=True)

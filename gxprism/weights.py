@@ -7,10 +7,8 @@ __all__ = ['FILES', 'MOST', 'published_score', 'card', 'cache_folder', 'unpack_z
 
 # %% ../nbs/36c_weights.ipynb #c003
 import math, os, re, shutil, stat, zipfile, zlib
-from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 from fastcore.basics import patch
 
 import gxprism
@@ -18,7 +16,7 @@ from .sequence import digest, publish
 from .store import GeneStore
 from .sources import Source, fetch
 from .metrics import METRICS
-from .state import read_json, write_json
+from .state import read_json, write_json, write_tensors
 from .train import TrainedRun, check_store, evaluate, load_run, predict
 from .explain import reads_dna
 
@@ -101,7 +99,7 @@ def save_pretrained(self:TrainedRun,
     device:str='auto',    # 'auto', 'cpu' or 'gpu'
 )->Path: # the folder or file; FileExistsError if something is there
     "Write weights, `config.json` and a model card, whole or not at all."
-    out, c = Path(folder).expanduser(), {k: v for k, v in self.config.items()}
+    out, c = Path(folder).expanduser(), dict(self.config)
     if store is not None:
         c['published'] = published_score(self, store, device)
         c['reads_dna'] = reads_dna(self, store, device=device)
@@ -110,7 +108,6 @@ def save_pretrained(self:TrainedRun,
     here = lambda v: isinstance(v, str) and os.path.isabs(v)
     c['model_config'] = {k: '' if here(v) else v for k, v in c['model_config'].items()}
     def write(to):
-        from gxprism.state import write_tensors
         write_tensors(to/'model.safetensors', self.model.state_dict(), dict(config=digest(c)))
         write_json(to/'config.json', c)
         (to/'README.md').write_text(card(c, licence), encoding='utf-8')
