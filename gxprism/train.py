@@ -633,7 +633,7 @@ class TrainedRun:
 
 def load_run(
     run, # folder written by `fit`
-    **moved, # settings of the model to replace, such as a path
+    **moved, # settings of the model that are text, such as a path, where it is another here
 # FileNotFoundError if there is no run or no weights yet, ValueError if they do not fit
 )->TrainedRun:
     "Read a trained model back."
@@ -644,6 +644,9 @@ def load_run(
     c = _settings(run)
     if unknown := set(moved) - set(c['model_config']):
         raise ValueError(f"{run}: expected settings of {c['model']!r}, found {sorted(unknown)}")
+    if odd := [k for k in moved if not isinstance(c['model_config'][k], str)]:
+        raise ValueError(f'{run}: {odd[0]}: expected a setting that is text, such as a path; with '
+                         f"another {odd[0]} it would not be the model that was trained")
     try: model, cfg = build(c['model'], c['model_config'] | moved), TrainConfig(**c['train_config'])
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f'{run}/config.json: {e}') from None
