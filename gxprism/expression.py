@@ -57,10 +57,10 @@ def _cut(name:str, n:int, line:str, sep:str)->list:
     except csv.Error as e: raise ValueError(f'{name}: line {n}: {e}') from None
 
 def _header(path:Path)->tuple: # names of columns, lines above the first row, separator, first rows
-    "Find the header of a table, and how many lines come before its rows."
+    "Find the header of a table, what comes before its rows, and what a GCT tells of its size."
     with open_text(path) as f:
         lines = [line.rstrip('\r\n') for _, line in zip(range(60), f)]
-        gct, about = 0, 0                       # columns before the samples, rows about samples
+        gct, about, size = 0, 0, []             # columns before the samples, rows about samples
         if lines and lines[0].startswith('#1.'):
             size = lines[1].split() if len(lines) > 1 else []
             if len(size) != (4 if lines[0].startswith('#1.3') else 2) or not all(
@@ -95,7 +95,7 @@ def _header(path:Path)->tuple: # names of columns, lines above the first row, se
         head = ['', *(f'column {i}' for i in range(2, len(head) + 1))]
     if len(head) < 2: raise ValueError(f'{path.name}: line {skip}: expected columns separated by '
                                        f'tabs or commas, found {lines[skip - 1][:60]!r}')
-    return head, skip, sep, rows, gct
+    return head, skip, sep, rows, gct, [int(n) for n in size[:2]]
 
 # %% ../nbs/13b_expression.ipynb #ex29
 def _whole(row:list, fields:int)->list:
@@ -164,11 +164,10 @@ def _star(head, rows, column)->tuple: # names of columns, the one to take, why
         f'{k} {v:,}' for k, v in none.items())
 
 # %% ../nbs/13b_expression.ipynb #ex33
-def _as_told(path:Path, rows:int, samples:int):
+def _as_told(name:str, told:list, rows:int, samples:int):
     "Refuse a GCT that lacks rows or samples that its second line tells of, or has more rows."
-    with open_text(path) as f: told = [line.split()[:2] for _, line in zip(range(2), f)][1]
-    if int(told[0]) != rows or int(told[1]) > samples:
-        raise ValueError(f'{path.name}: line 2: tells of {told[0]} rows and {told[1]} samples, '
+    if told[0] != rows or told[1] > samples:
+        raise ValueError(f'{name}: line 2: tells of {told[0]} rows and {told[1]} samples, '
                          f'found {rows} and {samples}: cut short?')
 
 def read_expression(
@@ -178,7 +177,7 @@ def read_expression(
 )->Expression:            # rows with an identifier and a finite value each, or a blank
     "Read an expression table, recognised by its header; a `ValueError` names file, line and fault."
     path = Path(path)
-    head, skip, sep, rows, gct = _header(path)
+    head, skip, sep, rows, gct, told = _header(path)
     head, column, note = _star(head, rows, column)
     program = next((p for p, (c, *_) in PROGRAMS.items() if set(c) <= set(head)),
                    'GCT' if gct else 'plain')
@@ -192,7 +191,7 @@ def read_expression(
     use |= {k: i for k, i in extra.items() if i not in (None, at, where)}
     t = pd.DataFrame(_rows(path, skip, sep, len(head), list(use.values())),
                      columns=['line', *use]).set_index('line').rename_axis(None)
-    if gct: _as_told(path, len(t), len(head) - gct)
+    if gct: _as_told(path.name, told, len(t), len(head) - gct)
     t = t[(t != '').any(axis=1)]
     if (odd := t.id.str.strip().isin(_NO_GENE)).any():
         note += '; '*bool(note) + f'{int(odd.sum())} rows count reads of no gene'
